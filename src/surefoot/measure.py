@@ -1,0 +1,48 @@
+"""The common ruler: what every update did, measured the same way for every method and outside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from surefoot.surrogates import ratio
+from surefoot.types import Batch
+
+
+def quantile(x: Array, mask: Array, q: float) -> Array:
+    """The smallest value with at least a share `q` of the rows that count at or below it."""
+    ordered = jnp.sort(jnp.where(mask, x, jnp.inf))
+    count = jnp.sum(mask)
+    index = jnp.clip(jnp.ceil(q * count).astype(jnp.int32) - 1, 0, x.shape[0] - 1)
+    return ordered[index]
+
+
+def explained_variance(value: Array, target: Array, batch: Batch) -> Array:
+    """1 - Var[target - value] / Var[target]; 0 where the targets do not vary."""
+    variance = lambda x: batch.mean((x - batch.mean(x)) ** 2)  # noqa: E731
+    total = variance(target)
+    return jnp.where(total > 0, 1 - variance(target - value) / jnp.where(total > 0, total, 1), 0)
+
+
+def measure(batch: Batch, policy: Any) -> dict[str, Array]:
+    """Scalars on the whole batch after the last step that can move the actor.
+
+    `kl_*` is KL(old || new) per state, `kl_reverse` the mean of KL(new || old), `ratio_max` the largest new/old
+    probability of an action taken, `surrogate_gain` the mean of (ratio - 1) A with A as the update saw it, `entropy`
+    that of the new policy, and `explained_variance` that of the critic that made the advantages.
+    """
+    new = policy(batch.obs)
+    kl = batch.old.kl(new)
+    r = ratio(new, batch)
+    return {
+        "kl_mean": batch.mean(kl),
+        "kl_q99": quantile(kl, batch.mask, 0.99),
+        "kl_max": batch.max(kl),
+        "kl_reverse": batch.mean(new.kl(batch.old)),
+        "ratio_max": batch.max(r),
+        "surrogate_gain": batch.mean((r - 1) * batch.advantage),
+        "entropy": batch.mean(new.entropy()),
+        "explained_variance": explained_variance(batch.value, batch.value_target, batch),
+    }

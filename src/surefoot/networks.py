@@ -1,0 +1,185 @@
+"""Networks as pytrees of float arrays: MLP, policy heads, critic, and an actor-critic that shares first layers.
+
+Initialised in NumPy (orthogonal by QR): eager initialisation through jax costs more than compiling the update.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from surefoot.checks import check_number, require
+from surefoot.distributions import Categorical, DiagGaussian
+from surefoot.types import EnvSpec
+
+ACTIVATIONS = {"tanh": (jnp.tanh, np.tanh), "relu": (jax.nn.relu, lambda x: np.maximum(x, 0))}
+"""Name -> (function on jax arrays, the same on NumPy arrays)."""
+
+
+class Linear(eqx.Module):
+    """x @ weight + bias."""
+
+    weight: Float[Array, "*seeds n_in n_out"]
+    bias: Float[Array, "*seeds n_out"]
+
+    def __call__(self, x: Array) -> Array:
+        y = x @ self.weight
+        return y + jnp.broadcast_to(self.bias, y.shape)
+
+    @staticmethod
+    def orthogonal(rng: np.random.Generator, n_in: int, n_out: int, gain: float) -> Linear:
+        """A layer with orthogonal weights times `gain` and zero bias, as NumPy float32 arrays."""
+        a = rng.standard_normal((max(n_in, n_out), min(n_in, n_out)))
+        q, r = np.linalg.qr(a)
+        q = q * np.sign(np.diag(r))  # makes the draw uniform over orthogonal matrices
+        weight = gain * (q if n_in >= n_out else q.T)
+        return Linear(np.ascontiguousarray(weight, np.float32), np.zeros(n_out, np.float32))  # pyright: ignore[reportArgumentType] (NumPy until the first jit)
+
+
+class MLP(eqx.Module):
+    """Dense layers with an activation after each; the output layer, if any, is the caller's."""
+
+    layers: tuple[Linear, ...]
+    activation: str = eqx.field(static=True, default="tanh")
+
+    def __call__(self, x: Array) -> Array:
+        act = ACTIVATIONS[self.activation][0]
+        for layer in self.layers:
+            x = act(layer(x))
+        return x
+
+
+def bounded(x: Array, low: float, high: float) -> Array:
+    """Clip whose derivative is one everywhere, so that a parameter outside can always come back."""
+    return x + jax.lax.stop_gradient(jnp.clip(x, low, high) - x)
+
+
+class GaussianHead(eqx.Module):
+    """Mean by a linear layer; log-sigma a free parameter, or linear in the features too (`std` is a layer then)."""
+
+    mean: Linear
+    std: Any
+    """[d], or a `Linear` where sigma depends on the state."""
+    log_std_min: float = eqx.field(static=True, default=-5.0)
+    log_std_max: float = eqx.field(static=True, default=2.0)
+
+    def __call__(self, x: Array) -> DiagGaussian:
+        mean = self.mean(x)
+        log_std = self.std(x) if isinstance(self.std, Linear) else jnp.broadcast_to(self.std, mean.shape)
+        return DiagGaussian(mean, bounded(log_std, self.log_std_min, self.log_std_max))
+
+
+class CategoricalHead(eqx.Module):
+    """Logits by a linear layer."""
+
+    logits: Linear
+
+    def __call__(self, x: Array) -> Categorical:
+        return Categorical(self.logits(x))
+
+
+class Actor(eqx.Module):
+    """A policy of its own: body and head."""
+
+    body: MLP
+    head: GaussianHead | CategoricalHead
+
+    def __call__(self, obs: Array) -> DiagGaussian | Categorical:
+        return self.head(self.body(obs))
+
+
+class Critic(eqx.Module):
+    """A value function of its own: [..., obs_dim] -> [...]."""
+
+    body: MLP
+    out: Linear
+
+    def __call__(self, obs: Array) -> Array:
+        return jnp.squeeze(self.out(self.body(obs)), -1)
+
+
+class ActorCritic(eqx.Module):
+    """A policy whose first layers (`trunk`) also serve the value function `value`."""
+
+    trunk: MLP
+    actor: Actor
+    critic: Critic
+
+    def __call__(self, obs: Array) -> DiagGaussian | Categorical:
+        return self.actor(self.trunk(obs))
+
+    def value(self, obs: Array) -> Array:
+        """V, [...]; its gradient reaches the shared layers."""
+        return self.critic(self.trunk(obs))
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The shape of policy and critic. Initialisation after methods.md 1.5: gain sqrt(2), policy head 0.01, value head 1."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers, of the policy and of the critic."""
+    activation: str = "tanh"
+    """`tanh` or `relu`."""
+    head_gain: float = 0.01
+    """Gain of the policy's output layer."""
+    log_std_init: float = 0.0
+    """Initial log of sigma (sigma 1; some published settings start at -0.5)."""
+    log_std_min: float = -5.0
+    """Floor of log sigma."""
+    log_std_max: float = 2.0
+    """Ceiling of log sigma."""
+    state_dependent_std: bool = False
+    """Whether sigma is an output of the network rather than a free parameter."""
+    shared_layers: int = 0
+    """Hidden layers that policy and critic share: 0 none, 1 the first (TREFree), len(hidden) the whole trunk."""
+
+    def __post_init__(self) -> None:
+        sizes = isinstance(self.hidden, (tuple, list)) and all(isinstance(h, int) and 1 <= h <= 65536 for h in self.hidden)
+        require(sizes, self, "hidden", self.hidden, "widths of at least 1, as in 64 64")
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        require(self.activation in ACTIVATIONS, self, "activation", self.activation, ", ".join(ACTIVATIONS))
+        check_number(self, "head_gain", low=0, high=100)
+        check_number(self, "log_std_min", low=-20, high=20)
+        check_number(self, "log_std_max", low=-20, high=20)
+        require(self.log_std_min < self.log_std_max, self, "log_std_min", self.log_std_min, f"less than log_std_max = {self.log_std_max}")
+        check_number(self, "log_std_init", low=self.log_std_min, high=self.log_std_max)
+        ok = isinstance(self.shared_layers, int) and 0 <= self.shared_layers <= len(self.hidden)
+        require(ok, self, "shared_layers", self.shared_layers, f"0 to {len(self.hidden)}, the number of hidden layers")
+
+    def init(self, spec: EnvSpec, seed: int | np.random.Generator) -> tuple[Any, Any]:
+        """Fresh `(policy, critic)` of NumPy float32 leaves; the critic is `()` where layers are shared."""
+        rng = np.random.default_rng(seed)
+        body = lambda widths: self._body(rng, widths)  # noqa: E731
+        widths = (spec.obs_dim, *self.hidden)
+        if not self.shared_layers:
+            actor = Actor(body(widths), self._head(rng, spec, widths[-1]))
+            return actor, Critic(body(widths), Linear.orthogonal(rng, widths[-1], 1, 1.0))
+        cut = self.shared_layers
+        trunk = body(widths[: cut + 1])
+        actor = Actor(body(widths[cut:]), self._head(rng, spec, widths[-1]))
+        critic = Critic(body(widths[cut:]), Linear.orthogonal(rng, widths[-1], 1, 1.0))
+        return ActorCritic(trunk, actor, critic), ()
+
+    def _body(self, rng: np.random.Generator, widths: tuple[int, ...]) -> MLP:
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        return MLP(tuple(Linear.orthogonal(rng, a, b, math.sqrt(2)) for a, b in pairs), self.activation)
+
+    def _head(self, rng: np.random.Generator, spec: EnvSpec, width: int) -> GaussianHead | CategoricalHead:
+        out = Linear.orthogonal(rng, width, spec.action_dim, self.head_gain)
+        if spec.discrete:
+            return CategoricalHead(out)
+        init = np.full(spec.action_dim, self.log_std_init, np.float32)
+        if self.state_dependent_std:
+            layer = Linear.orthogonal(rng, width, spec.action_dim, self.head_gain)
+            std: Any = Linear(layer.weight, init)  # pyright: ignore[reportArgumentType] (NumPy until the first jit)
+        else:
+            std = init
+        return GaussianHead(out, std, self.log_std_min, self.log_std_max)

@@ -1,0 +1,49 @@
+"""Collection from environments on the device: one scan, compiled together with the update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from surefoot.envs.device import DeviceEnv, EnvState
+from surefoot.normalize import RunningStats, moments
+from surefoot.types import Key, Rollout
+
+
+class Finished(eqx.Module):
+    """Episodes that ended in a rollout: where `ended` [T, N] holds, their return and length."""
+
+    ended: Array
+    episode_return: Array
+    length: Array
+
+    def mean_return(self) -> Array:
+        """Mean return of the episodes that ended; NaN if none did."""
+        count = jnp.sum(self.ended)
+        total = jnp.sum(jnp.where(self.ended, self.episode_return, 0))
+        return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
+
+
+def collect(
+    env: DeviceEnv, policy: Any, stats: RunningStats | None, state: EnvState, key: Key, num_steps: int
+) -> tuple[EnvState, Rollout, RunningStats | None, Finished]:
+    """`num_steps` steps of every environment with the policy, observations normalised with frozen statistics."""
+    normalize = (lambda x: x) if stats is None else stats.normalize
+
+    def step(state: EnvState, key: Key) -> tuple[EnvState, tuple[Any, ...]]:
+        k_act, k_env = jax.random.split(key)
+        action = policy(normalize(state.obs)).sample(k_act)
+        nxt, out, (total, length) = env.step(state, action, k_env)
+        row = (state.obs, action, out.reward, out.terminated, out.truncated, out.mask, out.final_obs, total, length)
+        return nxt, row
+
+    state, rows = jax.lax.scan(step, state, jax.random.split(key, num_steps))
+    obs, action, reward, terminated, truncated, mask, final_obs, total, length = rows
+    seen = None if stats is None else moments(obs, mask)
+    every = normalize(jnp.concatenate([obs, state.obs[None]]))
+    rollout = Rollout(every, action, reward, terminated, truncated, mask, normalize(final_obs))
+    return state, rollout, seen, Finished(terminated | truncated, total, length)

@@ -1,0 +1,206 @@
+"""Collection from host environments: a Python loop round a NumPy copy of the actor, one transfer a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from surefoot.checks import EnvironmentFault
+from surefoot.distributions import Categorical
+from surefoot.networks import ACTIVATIONS, Actor, ActorCritic, GaussianHead, Linear
+from surefoot.normalize import HostNormalizer, RunningStats, host_moments
+from surefoot.types import EnvSpec, Rollout, Step
+
+SHADOW_WIDTH = 256
+"""Widest layer the NumPy actor is used for; above it one jitted call a step is faster."""
+
+
+class HostEnv(Protocol):
+    """N environments outside the device, stepped together."""
+
+    spec: EnvSpec
+
+    def reset(self, seed: int) -> np.ndarray: ...
+    def step(self, action: np.ndarray) -> Step: ...
+    def close(self) -> None: ...
+
+
+class Episode(NamedTuple):
+    """A finished episode."""
+
+    episode_return: float
+    length: int
+
+
+class Shadow:
+    """The actor in NumPy: normalised observations [N, d] to the parameters of the distribution.
+
+    Equal to the jax actor to float32 rounding. `mean_or_logits(obs)` gives the mean [N, act] or the logits [N, K], and
+    `log_std(obs)` the log-sigma, bounded as in the policy.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        bodies, head = actor_parts(policy)
+        self._layers = [(np.asarray(la.weight), np.asarray(la.bias)) for body in bodies for la in body.layers]
+        self._act = ACTIVATIONS[bodies[0].activation][1]
+        self._head = head
+        out = head.mean if isinstance(head, GaussianHead) else head.logits
+        self._out = (np.asarray(out.weight), np.asarray(out.bias))
+        self._buffers: dict[int, list[np.ndarray]] = {}
+
+    def features(self, obs: np.ndarray) -> np.ndarray:
+        """Output of the last hidden layer."""
+        n = len(obs)
+        if n not in self._buffers:
+            self._buffers[n] = [np.empty((n, w.shape[1]), np.float32) for w, _ in self._layers]
+        tanh = self._act is np.tanh
+        for (w, b), out in zip(self._layers, self._buffers[n], strict=True):
+            np.dot(obs, w, out=out)
+            out += b
+            obs = np.tanh(out, out=out) if tanh else self._act(out)
+        return obs
+
+    def __call__(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """(mean, log_std) or (logits, None)."""
+        x = self.features(obs)
+        first = x @ self._out[0]
+        first += self._out[1]
+        if not isinstance(self._head, GaussianHead):
+            return first, None
+        std = self._head.std
+        raw = x @ np.asarray(std.weight) + np.asarray(std.bias) if isinstance(std, Linear) else np.asarray(std)
+        return first, np.clip(raw, self._head.log_std_min, self._head.log_std_max)
+
+
+class JittedActor:
+    """The jax actor behind the same call, for networks too large (or of another kind) for the NumPy copy."""
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+
+    def __call__(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """(mean, log_std) or (logits, None)."""
+        dist = _forward(self._policy, obs)
+        if isinstance(dist, Categorical):
+            return np.asarray(dist.logits), None
+        return np.asarray(dist.mean), np.asarray(dist.log_std)
+
+
+_forward = jax.jit(lambda policy, obs: policy(obs))
+
+
+def actor_parts(policy: Any) -> tuple[list[Any], Any]:
+    """The bodies, in order, and the head of a policy made by `Networks`."""
+    if isinstance(policy, ActorCritic):
+        return [policy.trunk, policy.actor.body], policy.actor.head
+    return [policy.body], policy.head
+
+
+def host_actor(policy: Any) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
+    """The fastest actor for a policy: NumPy for small networks, else jitted."""
+    if not isinstance(policy, (Actor, ActorCritic)):
+        return JittedActor(policy)
+    bodies, _ = actor_parts(policy)
+    widths = [layer.weight.shape[1] for body in bodies for layer in body.layers]
+    return Shadow(policy) if max(widths, default=0) <= SHADOW_WIDTH else JittedActor(policy)
+
+
+def act(actor: Callable, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+    """Actions for observations: sampled with `noise` (standard normal [N, d], or Gumbel [N, K]), the mode if None."""
+    first, log_std = actor(obs)
+    if log_std is None:
+        return np.argmax(first if noise is None else first + noise, axis=-1)
+    return first if noise is None else first + np.exp(log_std) * noise
+
+
+def draw_noise(rng: np.random.Generator, spec: EnvSpec, steps: int) -> np.ndarray:
+    """Noise for a whole rollout, float32 [T, N, action_dim]: standard normal, or Gumbel for discrete actions."""
+    shape = (steps, spec.num_envs, spec.action_dim)
+    if not spec.discrete:
+        return rng.standard_normal(shape, np.float32)
+    return -np.log(rng.standard_exponential(shape, np.float32))
+
+
+class HostCollector:
+    """Steps host environments and records what they said, in arrays made once."""
+
+    def __init__(self, env: HostEnv, num_steps: int, seed: int) -> None:
+        self.env, self.num_steps, self.seed = env, num_steps, seed
+        spec = env.spec
+        t, n = num_steps, spec.num_envs
+        self.raw = np.zeros((t + 1, n, spec.obs_dim), np.float64)
+        self.obs = np.zeros((t + 1, n, spec.obs_dim), np.float32)
+        self.action = np.zeros((t, n) if spec.discrete else (t, n, spec.action_dim), np.int32 if spec.discrete else np.float32)
+        self.reward = np.zeros((t, n), np.float64)
+        self.terminated, self.truncated = np.zeros((t, n), bool), np.zeros((t, n), bool)
+        self.mask = np.ones((t, n), bool)
+        self.final_obs = np.zeros((t, n, spec.obs_dim), np.float32) if spec.same_step else None
+        self._zeros = np.zeros(n * spec.obs_dim)
+        self.running_return = np.zeros(n, np.float64)
+        self.running_length = np.zeros(n, np.int64)
+        self.steps = 0
+        self.last: np.ndarray | None = None
+
+    def collect(self, policy: Any, stats: RunningStats | None, update: int) -> tuple[Rollout, RunningStats | None, list[Episode]]:
+        """`num_steps` steps with the policy; rollout, moments of the raw observations, and episodes that ended.
+
+        Noise depends on the run's seed and the number of the update alone. Raises `EnvironmentFault` where an
+        environment raises or says something that is not finite.
+        """
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 2, update])))
+        noise = draw_noise(rng, self.env.spec, self.num_steps)
+        actor, normalize = host_actor(policy), HostNormalizer(stats)
+        if self.last is None:
+            self.last = np.array(self.env.reset(self.seed), np.float64)
+            self._check(self.last, None, 0)
+        raw, obs, step_env, final_obs = self.raw, self.obs, self.env.step, self.final_obs
+        raw[0] = self.last
+        normalize(raw[0], obs[0])
+        for t in range(self.num_steps):
+            action = act(actor, obs[t], noise[t])
+            self.action[t] = action
+            step = step_env(action)
+            raw[t + 1] = step.obs
+            self.reward[t] = step.reward
+            self.terminated[t], self.truncated[t], self.mask[t] = step.terminated, step.truncated, step.mask
+            self._check(raw[t + 1], self.reward[t], t)
+            normalize(raw[t + 1], obs[t + 1])
+            if final_obs is not None:
+                normalize(np.asarray(step.final_obs, np.float64), final_obs[t])
+        self.last = raw[-1].copy()
+        episodes = self._episodes()
+        self.steps += int(self.mask.sum())
+        rollout = Rollout(
+            obs, self.action, self.reward.astype(np.float32), self.terminated, self.truncated, self.mask, final_obs
+        )  # pyright: ignore[reportArgumentType] (NumPy until the jit)
+        return rollout, None if stats is None else host_moments(raw[:-1], self.mask), episodes
+
+    def _check(self, obs: np.ndarray, reward: np.ndarray | None, t: int) -> None:
+        total = np.dot(obs.ravel(), self._zeros) + (0 if reward is None else 0 * reward.sum())
+        if total == 0:  # 0 * NaN and 0 * inf are NaN
+            return
+        what, bad = ("observation", obs) if not np.all(np.isfinite(obs)) else ("reward", reward)
+        index = int(np.argwhere(~np.isfinite(np.asarray(bad).reshape(len(obs), -1)).all(axis=1))[0, 0])
+        value = np.asarray(bad).reshape(len(obs), -1)[index]
+        value = value[~np.isfinite(value)][0]
+        at = self.steps + int(self.mask[:t].sum())
+        raise EnvironmentFault(f"{what} is {value} in environment {index} of {self.env.spec.id} at step {at}")
+
+    def _episodes(self) -> list[Episode]:
+        ended = self.terminated | self.truncated
+        out: list[Episode] = []
+        ret, length = self.running_return, self.running_length
+        if not ended.any():
+            ret += self.reward.sum(axis=0)
+            length += self.mask.sum(axis=0)
+            return out
+        for t in range(self.num_steps):
+            ret += self.reward[t]
+            length += self.mask[t]
+            for i in np.flatnonzero(ended[t]):
+                out.append(Episode(float(ret[i]), int(length[i])))
+                ret[i], length[i] = 0.0, 0
+        return out

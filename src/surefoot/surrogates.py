@@ -1,0 +1,50 @@
+"""Surrogate objectives: records whose call gives what to maximise, one number a row of the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from surefoot.checks import check_number
+from surefoot.types import Batch
+
+
+class Surrogate(Protocol):
+    """`(new distribution, batch) -> [M]`."""
+
+    def __call__(self, new: Any, batch: Batch) -> Array: ...
+
+
+def ratio(new: Any, batch: Batch) -> Array:
+    """new(a|s) / old(a|s), [M]."""
+    return jnp.exp(new.log_prob(batch.action) - batch.log_prob)
+
+
+@dataclass(frozen=True)
+class Importance:
+    """r A, with r the ratio of new to old probability (TRPO, eq. 14)."""
+
+    def __call__(self, new: Any, batch: Batch) -> Array:
+        return ratio(new, batch) * batch.advantage
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """min(r A, clip(r, 1 - clip, 1 + clip) A) (Schulman et al., 2017, eq. 7)."""
+
+    clip: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_number(self, "clip", low=0, open_low=True)
+
+    def __call__(self, new: Any, batch: Batch) -> Array:
+        r = ratio(new, batch)
+        clipped = jnp.clip(r, 1 - self.clip, 1 + self.clip)
+        return jnp.minimum(r * batch.advantage, clipped * batch.advantage)
+
+
+SURROGATES = {"importance": Importance, "clipped": Clipped}
+"""The names surrogates go by in flags and JSON."""

@@ -1,0 +1,180 @@
+"""`TrainState` and `learn`: one pytree and one compiled function, the same for host and device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from surefoot.advantages import GAE, discounted
+from surefoot.checks import UsageError
+from surefoot.curvature import all_finite, tree_where
+from surefoot.measure import measure
+from surefoot.networks import Networks
+from surefoot.normalize import VAR_EPS, RunningStats, moments
+from surefoot.types import Batch, EnvSpec, Info, Key, PolicyUpdate, Rollout
+from surefoot.value import EntropyBonus, SharedValue, ValueFit
+
+REWARD_CLIP = 10.0
+TRACES = {"learn": 0}
+"""How often `learn` was traced in this process: a run traces it once, and a test counts."""
+
+
+class TrainState(eqx.Module):
+    """Everything that training changes, apart from the environments."""
+
+    policy: Any
+    critic: Any
+    method_state: Any
+    value_state: Any
+    obs_stats: RunningStats | None
+    """Statistics observations are normalised with; None where they are not."""
+    return_stats: RunningStats | None
+    """Statistics of the discounted return that rewards are scaled by; None where they are not."""
+    return_trace: Array
+    """Running discounted return of every environment, [N]."""
+    key: Key
+    update: Array
+    """Updates done."""
+    total: Array
+    """Updates the run was started for; schedules run over it."""
+    skipped: Array
+    """Updates that were not finite and were undone."""
+
+    @property
+    def progress(self) -> Array:
+        """Share of the run that is done, 0 to 1."""
+        return jnp.minimum(self.update / jnp.maximum(self.total, 1), 1.0).astype(jnp.float32)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What `learn` needs to know: a method, how values are fitted, how advantages are made, what is penalised."""
+
+    method: PolicyUpdate
+    value: ValueFit | SharedValue = ValueFit()
+    advantage: GAE = GAE()
+    penalties: tuple[EntropyBonus, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.value, SharedValue) and not getattr(self.method, "first_order", False):
+            name = type(self.method).__name__
+            raise UsageError(
+                f"{name} refuses layers shared by policy and critic: parameters the distribution does not see have "
+                "zero Fisher information and would eat the step; allowed: --networks.shared-layers 0"
+            )
+
+    def penalty(self, policy: Any, batch: Batch) -> Array:
+        """What is subtracted from the method's objective: the shared value loss, if any, and the penalties."""
+        own = self.value.penalty(policy, batch)
+        terms = [p(policy, batch) for p in self.penalties] + ([] if own is None else [own])
+        return sum(terms, start=jnp.zeros((), batch.advantage.dtype))
+
+
+def init_state(
+    algo: Algorithm,
+    networks: Networks,
+    spec: EnvSpec,
+    seed: int,
+    total_updates: int,
+    *,
+    normalize_obs: bool = True,
+    normalize_reward: bool = True,
+) -> TrainState:
+    """The state before the first update. Parameters are drawn in NumPy from the seed, the rest is zeros."""
+    k_params, k_key = np.random.SeedSequence([seed, 1]).spawn(2)
+    policy, critic = networks.init(spec, np.random.default_rng(k_params))
+    key = jax.random.key(int(k_key.generate_state(1)[0]))
+    # Under one jit: eager initialisation would compile every little operation by itself.
+    method_state, value_state = _init_states(algo, policy, critic, key)
+    return TrainState(
+        policy=policy,
+        critic=critic,
+        method_state=method_state,
+        value_state=value_state,
+        obs_stats=RunningStats.empty((spec.obs_dim,)) if normalize_obs else None,
+        return_stats=RunningStats.empty(()) if normalize_reward else None,
+        return_trace=np.zeros(spec.num_envs, np.float32),  # pyright: ignore[reportArgumentType] (NumPy until the first jit)
+        key=key,
+        update=np.zeros((), np.int32),  # pyright: ignore[reportArgumentType]
+        total=np.asarray(total_updates, np.int32),  # pyright: ignore[reportArgumentType]
+        skipped=np.zeros((), np.int32),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _init_states_impl(algo: Algorithm, policy: Any, critic: Any, key: Key) -> tuple[Any, Any]:
+    return algo.method.init(policy, key), algo.value.init(critic)
+
+
+_init_states = jax.jit(_init_states_impl, static_argnames="algo")
+
+
+def scale_rewards(
+    rollout: Rollout, stats: RunningStats, trace: Array, gamma: float
+) -> tuple[Rollout, RunningStats, Array]:
+    """Rewards divided by the deviation of the running discounted return, clipped to +-10.
+
+    One constant serves the whole rollout; it already counts this rollout's returns. Rows that are only resets
+    neither count nor touch the trace, which starts again at zero after an end.
+    """
+    ended = rollout.terminated | rollout.truncated
+    # trace[t] = reward[t] + gamma * trace[t-1], forgotten after an end: the end at t-1 cuts row t.
+    before = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
+    rate = jnp.where(before, 0.0, gamma)
+    returns = discounted(rate, rollout.reward, trace)
+    stats = stats.merge(moments(returns, rollout.mask))
+    scaled = jnp.clip(rollout.reward / jnp.sqrt(stats.var + VAR_EPS), -REWARD_CLIP, REWARD_CLIP)
+    trace = jnp.where(ended[-1], 0, returns[-1])
+    return dataclasses.replace(rollout, reward=scaled), stats, trace
+
+
+def learn(algo: Algorithm, ts: TrainState, rollout: Rollout, seen: RunningStats | None) -> tuple[TrainState, Info]:
+    """One update from one rollout: rewards scaled, advantages made, policy moved, critic fitted, all of it measured.
+
+    `seen` are the moments of the raw observations; the statistics move by them only after the update. An update that
+    is not finite, or whose KL is not, is undone: policy and method state are the old ones, `update_skipped` is 1.
+    """
+    TRACES["learn"] += 1
+    key, k_policy, k_value = jax.random.split(ts.key, 3)
+    return_stats, trace = ts.return_stats, ts.return_trace
+    if return_stats is not None:
+        rollout, return_stats, trace = scale_rewards(rollout, return_stats, trace, algo.advantage.gamma)
+    batch = algo.advantage(rollout, ts.policy, algo.value.of(ts.policy, ts.critic), ts.progress)
+
+    policy, method_state, info = algo.method.update(
+        ts.policy, ts.method_state, batch, k_policy, penalty=algo.penalty
+    )
+    critic, value_state, value_info = algo.value.update(ts.critic, ts.value_state, batch, k_value)
+
+    sound = all_finite((policy, method_state)) & jnp.isfinite(batch.max(batch.old.kl(policy(batch.obs))))
+    policy, method_state = tree_where(sound, (policy, method_state), (ts.policy, ts.method_state))
+    fitted = all_finite((critic, value_state))
+    critic, value_state = tree_where(fitted, (critic, value_state), (ts.critic, ts.value_state))
+
+    report = measure(batch, policy) | info | {f"value_{k}": v for k, v in value_info.items()}
+    report |= {"update_skipped": ~sound, "value_skipped": ~fitted, "rows": jnp.sum(rollout.mask)}
+    obs_stats = ts.obs_stats if ts.obs_stats is None or seen is None else ts.obs_stats.merge(seen)
+    ts = TrainState(
+        policy=policy,
+        critic=critic,
+        method_state=method_state,
+        value_state=value_state,
+        obs_stats=obs_stats,
+        return_stats=return_stats,
+        return_trace=trace,
+        key=key,
+        update=ts.update + 1,
+        total=ts.total,
+        skipped=ts.skipped + (~sound).astype(jnp.int32),
+    )
+    return ts, report
+
+
+learn_jit: Callable[..., tuple[TrainState, Info]] = jax.jit(learn, static_argnames="algo")
