@@ -1,0 +1,76 @@
+"""surefoot: trust-region policy optimisation. Names are imported when first used, so that `import surefoot` is quick."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from surefoot.agent import Agent, TrustReport
+    from surefoot.build import build
+    from surefoot.checks import EnvironmentFault, UsageError
+    from surefoot.config import Config
+    from surefoot.evaluate import Score, evaluate
+    from surefoot.methods.npg import NPG
+    from surefoot.methods.ppo import PPO
+    from surefoot.methods.trpo import TRPO
+    from surefoot.networks import Networks
+    from surefoot.sgd import SGD
+    from surefoot.surrogates import Clipped, Importance
+    from surefoot.train import Algorithm
+    from surefoot.value import EntropyBonus, SharedValue, ValueFit
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Agent": "agent",
+    "TrustReport": "agent",
+    "build": "build",
+    "EnvironmentFault": "checks",
+    "UsageError": "checks",
+    "Config": "config",
+    "Score": "evaluate",
+    "evaluate": "evaluate",
+    "NPG": "methods.npg",
+    "PPO": "methods.ppo",
+    "TRPO": "methods.trpo",
+    "Networks": "networks",
+    "SGD": "sgd",
+    "Clipped": "surrogates",
+    "Importance": "surrogates",
+    "Algorithm": "train",
+    "EntropyBonus": "value",
+    "SharedValue": "value",
+    "ValueFit": "value",
+}
+
+__all__ = [
+    "NPG",
+    "PPO",
+    "SGD",
+    "TRPO",
+    "Agent",
+    "Algorithm",
+    "Clipped",
+    "Config",
+    "EntropyBonus",
+    "EnvironmentFault",
+    "Importance",
+    "Networks",
+    "Score",
+    "SharedValue",
+    "TrustReport",
+    "UsageError",
+    "ValueFit",
+    "build",
+    "evaluate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # A submodule of the same name (build, evaluate) may have been imported before: the function is what is meant.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'surefoot' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"surefoot.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -16,7 +16,8 @@ Product = Callable[[Any], Any]
 
 def tree_dot(a: PyTree, b: PyTree) -> Array:
     """Inner product of two trees of arrays."""
-    return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)), start=jnp.zeros(()))
+    # From a Python zero: an array would be float64 under jax_enable_x64 and widen float32 parameters.
+    return jnp.asarray(sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))))
 
 
 def tree_scale(scale: Array | float, tree: PyTree) -> Any:
@@ -66,20 +67,23 @@ def damped(product: Product, damping: float) -> Product:
 def conjugate_gradient(product: Product, b: Any, iters: int, tol: float = 1e-10) -> tuple[Any, Array]:
     """Solve A x = b from x = 0; returns x and the relative residual |b - A x| / |b|.
 
-    Stops after `iters` products, when |r|^2 falls below `tol`, or at a direction of non-positive curvature (rounding
-    at convergence), and then returns what it has.
+    Stops after `iters` products, when |r|^2 falls below `tol` (times |b|^2 where that is less than 1, so that a small
+    gradient is no reason to stand still), or at a direction without positive curvature (rounding at convergence, a
+    singular A), and then returns what it has.
     """
     rr0 = tree_dot(b, b)
+    enough = tol * jnp.minimum(rr0, 1)
 
     def go_on(s: tuple[Any, Any, Any, Array, Array, Array]) -> Array:
-        return (s[4] < iters) & (s[3] > tol) & s[5]
+        return (s[4] < iters) & (s[3] > enough) & s[5]
 
     def step(s: tuple[Any, Any, Any, Array, Array, Array]) -> tuple[Any, Any, Any, Array, Array, Array]:
         x, r, p, rr, i, _ = s
         Ap = product(p)
         curvature = tree_dot(p, Ap)
-        good = curvature > 0
-        alpha = jnp.where(good, rr / jnp.where(good, curvature, 1), 0)
+        alpha = rr / jnp.where(curvature > 0, curvature, 1)
+        good = (curvature > 0) & jnp.isfinite(alpha)  # a curvature of 1e-40 is rounding too
+        alpha = jnp.where(good, alpha, 0)
         x, r = tree_add(x, alpha, p), tree_add(r, -alpha, Ap)
         new = tree_dot(r, r)
         return x, r, tree_add(r, new / rr, p), new, i + 1, good

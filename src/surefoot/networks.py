@@ -58,7 +58,8 @@ class MLP(eqx.Module):
 
 def bounded(x: Array, low: float, high: float) -> Array:
     """Clip whose derivative is one everywhere, so that a parameter outside can always come back."""
-    return x + jax.lax.stop_gradient(jnp.clip(x, low, high) - x)
+    # In this order the value is the clipped one to the last bit, however far outside x is.
+    return jax.lax.stop_gradient(jnp.clip(x, low, high)) + (x - jax.lax.stop_gradient(x))
 
 
 class GaussianHead(eqx.Module):

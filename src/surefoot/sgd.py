@@ -12,7 +12,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from surefoot.checks import check_count, check_number
+from surefoot.checks import UsageError, check_count, check_number
 from surefoot.types import Batch, Key
 
 _PACKED_ROWS = 1 << 12
@@ -44,10 +44,12 @@ def sweep(
     """Run `step(carry, minibatch) -> carry, info` over shuffled minibatches of every epoch in one scan.
 
     Every minibatch has M // minibatches rows; where that leaves a rest, it is left out of that epoch. Returns the last
-    carry and info stacked, [epochs * minibatches].
+    carry and info stacked, [epochs * minibatches]. Raises `UsageError` where there are fewer rows than minibatches.
     """
     total = batch.mask.shape[0]
     size = total // minibatches
+    if size == 0:  # an empty minibatch has mean 0, and nothing would be learnt without a word
+        raise UsageError(f"minibatches is {minibatches} but a batch has {total} rows; allowed: at most {total}")
     rows = shuffles(key, epochs, total)[:, : size * minibatches].reshape(epochs * minibatches, size)
     return jax.lax.scan(lambda c, r: step(c, batch.minibatch(r)), carry, rows)
 
@@ -73,7 +75,7 @@ class SGD:
     """Adam's epsilon."""
 
     def __post_init__(self) -> None:
-        check_number(self, "lr", low=0)
+        check_number(self, "lr", low=0, open_high=True)
         check_count(self, "epochs")
         check_count(self, "minibatches")
         check_number(self, "max_grad_norm", low=0, open_low=True, optional=True)

@@ -19,8 +19,9 @@ class Surrogate(Protocol):
 
 
 def ratio(new: Any, batch: Batch) -> Array:
-    """new(a|s) / old(a|s), [M]."""
-    return jnp.exp(new.log_prob(batch.action) - batch.log_prob)
+    """new(a|s) / old(a|s), [M]; 1 on rows that do not count."""
+    # Masked before exp: there it could overflow, and zero times infinity in the gradient is NaN.
+    return jnp.exp(jnp.where(batch.mask, new.log_prob(batch.action) - batch.log_prob, 0))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -153,6 +153,11 @@ def no_penalty(policy: PyTree, batch: Batch) -> Array:
 
 class PolicyUpdate(Protocol):
     """A trust-region method: a pure function from a policy and a batch to a nearby policy."""
+
+    first_order: ClassVar[bool]
+    """Whether the objective is followed by gradients alone, so that a value loss may enter through `penalty`."""
+    promise: ClassVar[str]
+    """What is enforced: `mean_kl` (the mean KL(old || new) of the batch is at most the field `max_kl`) or `none`."""
 
     def init(self, policy: Any, key: Key) -> State: ...
 

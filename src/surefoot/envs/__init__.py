@@ -44,6 +44,18 @@ def missing(module: str, wanted_by: str) -> EnvironmentFault:
     return EnvironmentFault(f'{extra} is not installed; {wanted_by} needs it. Run: pip install "surefoot[{extra}]"')
 
 
+def not_made(name: str, error: Exception) -> EnvironmentFault:
+    """The error for an environment that exists and could not be made, on one line."""
+    return EnvironmentFault(" ".join(f"{name} could not be made: {type(error).__name__}: {error}".split()))
+
+
+def _importable(module: str) -> bool:
+    try:
+        return installed(module)
+    except (ImportError, ValueError):  # its parent is missing, or the name is none
+        return False
+
+
 def split(name: str) -> tuple[str, str]:
     """`("envpool", "Hopper-v5")` from `envpool:Hopper-v5`; suite "" for anything that Gymnasium resolves itself."""
     head, colon, tail = name.partition(":")
@@ -78,22 +90,28 @@ def make(env: Any, num_envs: int = 1, seed: int = 0, workers: int = 0) -> Any:
 def _from_object(env: Any, num_envs: int, workers: int) -> Any:
     import gymnasium
 
-    from surefoot.envs.gymnasium import InProcessEnvs, VectorEnvs
+    from surefoot.envs.gymnasium import InProcessEnvs, VectorEnvs, time_limit
 
+    if workers and isinstance(env, (gymnasium.Env, gymnasium.vector.VectorEnv)):
+        raise UsageError(
+            f"--workers is {workers} but the environment is made already; hand in a function that makes one"
+        )
     if isinstance(env, gymnasium.vector.VectorEnv):
         return VectorEnvs(env, _name(env))
     if isinstance(env, gymnasium.Env):
         if num_envs != 1:
-            raise UsageError(f"num_envs is {num_envs} but one environment was handed in; hand in a function that makes one")
+            raise UsageError(
+                f"num_envs is {num_envs} but one environment was handed in; hand in a function that makes one"
+            )
         return InProcessEnvs([env], _name(env))
     if not callable(env):
         raise UsageError(f"env is {env!r}; allowed: an id, a Gymnasium environment, or a function that makes one")
-    first = env()
+    first: Any = env()
     if isinstance(first, gymnasium.vector.VectorEnv):
         return VectorEnvs(first, _name(first))
     if workers:
         first.close()
-        return _workers(env, _name(first), num_envs, workers)
+        return _workers(env, _name(first), time_limit(first), num_envs, workers)
     return InProcessEnvs([first, *(env() for _ in range(num_envs - 1))], _name(first))
 
 
@@ -103,23 +121,32 @@ def _name(env: Any) -> str:
 
 
 def _gymnasium(env_id: str, num_envs: int, workers: int) -> Any:
-    from surefoot.envs.gymnasium import InProcessEnvs
+    from surefoot.envs.gymnasium import InProcessEnvs, time_limit
 
     maker = gymnasium_maker(env_id)
     if workers:
-        return _workers(maker, env_id, num_envs, workers)
+        first = maker()
+        first.close()
+        return _workers(maker, env_id, time_limit(first), num_envs, workers)
     return InProcessEnvs([maker() for _ in range(num_envs)], env_id)
 
 
-def _workers(maker: Callable[[], Any], env_id: str, num_envs: int, workers: int) -> Any:
+def _workers(maker: Callable[[], Any], env_id: str, limit: int | None, num_envs: int, workers: int) -> Any:
     import gymnasium
 
-    from surefoot.envs.gymnasium import VectorEnvs
+    from surefoot.envs.gymnasium import Named, VectorEnvs
 
     if workers != num_envs:
-        raise UsageError(f"--workers is {workers} with {num_envs} environments; allowed: 0 (this process) or {num_envs}")
+        raise UsageError(
+            f"--workers is {workers} with {num_envs} environments; allowed: 0 (this process) or {num_envs}"
+        )
     mode = gymnasium.vector.AutoresetMode.SAME_STEP
-    return VectorEnvs(gymnasium.vector.AsyncVectorEnv([maker] * num_envs, autoreset_mode=mode), env_id)
+    makers = [functools.partial(_made, Named, maker, i, env_id) for i in range(num_envs)]
+    return VectorEnvs(gymnasium.vector.AsyncVectorEnv(makers, autoreset_mode=mode), env_id, limit)
+
+
+def _made(wrapper: Any, maker: Callable[[], Any], *args: Any) -> Any:
+    return wrapper(maker(), *args)
 
 
 def gymnasium_maker(env_id: str, **options: Any) -> Callable[[], Any]:
@@ -133,6 +160,8 @@ def gymnasium_maker(env_id: str, **options: Any) -> Callable[[], Any]:
         importlib.import_module("minigrid")
     if not module and plain not in gymnasium.registry:
         raise UsageError(f"no environment is called {env_id!r}{nearest(env_id, gymnasium.registry)}")
+    if module and not _importable(module):
+        raise UsageError(f"no suite or module is called {module!r}{nearest(module, filter(None, SUITES))}")
     _check_extra(env_id, str(getattr(gymnasium.registry.get(plain), "entry_point", "")))
     return functools.partial(_make_gymnasium, env_id, options)
 
@@ -142,8 +171,11 @@ def _make_gymnasium(env_id: str, options: dict[str, Any]) -> Any:
 
     try:
         return gymnasium.make(env_id, disable_env_checker=True, **options)
+    except gymnasium.error.UnregisteredEnv as error:  # of a module that was only imported just now
+        near = nearest(env_id.rpartition(":")[2], gymnasium.registry)
+        raise UsageError(f"no environment is called {env_id!r}{near}") from error
     except Exception as error:
-        raise EnvironmentFault(f"{env_id} could not be made: {type(error).__name__}: {error}") from error
+        raise not_made(env_id, error) from error
 
 
 def _check_extra(env_id: str, entry_point: str) -> None:
@@ -158,6 +190,7 @@ def _envpool(env_id: str, num_envs: int, seed: int) -> Any:
     import envpool
 
     from surefoot.envs.envpool import EnvPoolEnvs
+    from surefoot.envs.gymnasium import env_seeds
 
     known = envpool.list_all_envs()
     if env_id not in known:
@@ -165,7 +198,12 @@ def _envpool(env_id: str, num_envs: int, seed: int) -> Any:
     threads = min(num_envs, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
     def build(pool_seed: int) -> Any:
-        return envpool.make_gymnasium(env_id, num_envs=num_envs, seed=pool_seed, num_threads=threads)
+        # A seed each: from one, EnvPool counts up, and neighbouring seeds would share nearly all their streams.
+        seeds = env_seeds(pool_seed, num_envs)
+        try:
+            return envpool.make_gymnasium(env_id, num_envs=num_envs, seed=seeds, num_threads=threads)
+        except Exception as error:
+            raise not_made(f"envpool:{env_id}", error) from error
 
     return EnvPoolEnvs(build, env_id, seed)
 
@@ -196,4 +234,8 @@ def _gymnax(tail: str) -> Any:
     known = list(gymnax.registered_envs)
     if tail not in known:
         raise UsageError(f"gymnax has no environment called {tail!r}{nearest(tail, known)}")
-    return GymnaxEnv(*gymnax.make(tail))
+    try:
+        env, params = gymnax.make(tail)
+    except Exception as error:
+        raise not_made(f"gymnax:{tail}", error) from error
+    return GymnaxEnv(env, params, tail)

@@ -27,7 +27,7 @@ class PureEnv(Protocol):
         ...
 
     def step(self, state: Any, action: Array, key: Key) -> tuple[Any, Array, Array, Array]:
-        """State, observation, reward and whether nothing follows. Continuous actions come in [-1, 1], not yet clipped."""
+        """State, observation, reward, whether nothing follows. Continuous actions come in [-1, 1], not yet clipped."""
         ...
 
 
@@ -62,7 +62,7 @@ class DeviceEnv:
         """Fresh episodes in every environment; the observations are in the state."""
         inner, obs = jax.vmap(self.env.reset)(jax.random.split(key, self.spec.num_envs))
         n = self.spec.num_envs
-        return EnvState(inner, obs, jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.float32))
+        return EnvState(inner, obs, jnp.zeros(n, jnp.int32), jnp.zeros(n, float))
 
     def step(self, state: EnvState, action: Array, key: Key) -> tuple[EnvState, Step, tuple[Array, Array]]:
         """One step of every environment. The last value is (return, length) so far, whole where an episode ended."""
@@ -71,7 +71,7 @@ class DeviceEnv:
         keys = jax.random.split(k_step, n)
         inner, final_obs, reward, terminated = jax.vmap(self.env.step)(state.inner, action, keys)
         elapsed = state.elapsed + 1
-        total = state.episode_return + reward
+        total = state.episode_return + reward.astype(state.episode_return.dtype)
         limit = self.spec.max_episode_steps
         truncated = jnp.zeros_like(terminated) if limit is None else (elapsed >= limit)
         ended = terminated | truncated

@@ -1,7 +1,8 @@
 """gymnax environments, 1.0.1 (six values from a step) and 0.0.9 (five), behind the same pure functions.
 
 The time limit is always ours: gymnax's own is moved out of reach, so that 0.0.9, whose one flag does not tell an end
-from a cut, is as exact as 1.0.1.
+from a cut, is as exact as 1.0.1. The one exception shows its agent the time: there the limit is part of the task, and
+its end is an end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from surefoot.checks import UsageError
 from surefoot.types import Key
 
 _FAR = 1 << 30
+_SHOWS_THE_TIME = ("DiscountingChain-bsuite",)
+"""Environments whose observation is a share of the time limit."""
 
 
 class GymnaxEnv:
@@ -24,10 +27,9 @@ class GymnaxEnv:
 
     suite = "gymnax"
 
-    def __init__(self, env: Any, params: Any) -> None:
-        self._env = env
-        self.id = env.name
-        limit = getattr(params, "max_steps_in_episode", None)
+    def __init__(self, env: Any, params: Any, env_id: str) -> None:
+        self._env, self.id = env, env_id
+        limit = None if env_id in _SHOWS_THE_TIME else getattr(params, "max_steps_in_episode", None)
         self.max_episode_steps = None if limit is None else int(limit)
         self._params = params if limit is None else dataclasses.replace(params, max_steps_in_episode=_FAR)
         action, obs = env.action_space(params), env.observation_space(params)
@@ -41,7 +43,7 @@ class GymnaxEnv:
         if self.discrete:
             self.action_dim = int(action.n)
         else:
-            self.action_dim = int(shape[0])
+            self.action_dim = int(np.prod(shape))
             self._low = np.broadcast_to(np.asarray(action.low, np.float32), shape)
             self._high = np.broadcast_to(np.asarray(action.high, np.float32), shape)
             self._finite = bool(np.all(np.isfinite(self._low) & np.isfinite(self._high)))
@@ -51,7 +53,7 @@ class GymnaxEnv:
         obs, state = self._env.reset_env(key, self._params)
         return state, obs.astype(jnp.float32)
 
-    def step(self, state: Any, action: Array, key: Key) -> tuple[Any, Array, Array, Array]:
+    def step(self, state: Any, action: Any, key: Key) -> tuple[Any, Array, Array, Array]:
         """One step without gymnax's own reset."""
         if not self.discrete and self._finite:
             action = self._low + (jnp.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)

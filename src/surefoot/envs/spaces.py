@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from surefoot.checks import UsageError
+from surefoot.checks import EnvironmentFault, UsageError
 
 
 def flat_obs_dim(space: Any, env_id: str) -> int:
@@ -15,6 +15,17 @@ def flat_obs_dim(space: Any, env_id: str) -> int:
     if type(space).__name__ != "Box" or shape is None or len(shape) != 1:
         raise UsageError(f"{env_id} has observations {space}; supported are 1-D Box observations")
     return int(shape[0])
+
+
+def failed(who: str, what: str, error: Exception) -> EnvironmentFault:
+    """The one line for an environment that raised: who, while doing what, and its own words."""
+    return EnvironmentFault(" ".join(f"{who} failed in {what}: {type(error).__name__}: {error}".split()))
+
+
+def check_shape(what: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless an environment keeps to the shape it promised; NumPy would broadcast silently."""
+    if shape != wanted:
+        raise ValueError(f"{what} of shape {shape} where {wanted} was promised")
 
 
 class ActionDoor:
@@ -51,3 +62,19 @@ class ActionDoor:
         if not self.unit:
             unit = self.low + (unit + 1) * self.half
         return unit.astype(self.dtype, copy=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` needs to build the same door without the environment."""
+        keys = ("discrete", "dim", "start", "bounded", "unit")
+        bounds = {"low": self.low.tolist(), "half": self.half.tolist()} if self.bounded else {}
+        return {k: getattr(self, k) for k in keys} | {"dtype": self.dtype.str} | bounds
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ActionDoor:
+        """The door that `to_json` described."""
+        door = cls.__new__(cls)
+        door.discrete, door.bounded, door.unit = bool(data["discrete"]), bool(data["bounded"]), bool(data["unit"])
+        door.dim, door.start, door.dtype = int(data["dim"]), int(data["start"]), np.dtype(data["dtype"])
+        if door.bounded:
+            door.low, door.half = np.asarray(data["low"], np.float64), np.asarray(data["half"], np.float64)
+        return door

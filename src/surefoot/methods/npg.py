@@ -33,6 +33,7 @@ class NPG:
     """
 
     first_order: ClassVar[bool] = False
+    promise: ClassVar[str] = "none"
 
     lr: float | None = None
     """Fixed step length alpha (published settings: 0.1 with normalised advantages)."""
@@ -50,10 +51,10 @@ class NPG:
             both = f"lr = {self.lr!r} and max_kl = {self.max_kl!r}"
             hint = "give exactly one, as in --method.lr 0.1 --method.max-kl none"
             raise UsageError(f"NPG has {both}; {hint}")
-        check_number(self, "lr", low=0, optional=True)
-        check_number(self, "max_kl", low=1e-5, optional=True)
+        check_number(self, "lr", low=0, open_high=True, optional=True)
+        check_number(self, "max_kl", low=1e-5, open_high=True, optional=True)
         check_count(self, "cg_iters")
-        check_number(self, "cg_damping", low=0)
+        check_number(self, "cg_damping", low=0, open_high=True)
 
     def init(self, policy: Any, key: Key) -> tuple[()]:
         """NPG keeps nothing between updates."""

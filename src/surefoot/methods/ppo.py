@@ -34,6 +34,7 @@ class PPO:
     """
 
     first_order: ClassVar[bool] = True
+    promise: ClassVar[str] = "none"
 
     clip: float = 0.2
     """Half-width of the interval of ratios, epsilon; `inf` clips nothing."""

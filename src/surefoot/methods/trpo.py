@@ -37,6 +37,7 @@ class TRPO:
     """
 
     first_order: ClassVar[bool] = False
+    promise: ClassVar[str] = "mean_kl"
 
     max_kl: float = 0.01
     """Bound on the mean KL(old || new) over the batch, enforced. At least 1e-5."""
@@ -54,9 +55,9 @@ class TRPO:
     """What is maximised."""
 
     def __post_init__(self) -> None:
-        check_number(self, "max_kl", low=1e-5)
+        check_number(self, "max_kl", low=1e-5, open_high=True)
         check_count(self, "cg_iters")
-        check_number(self, "cg_damping", low=0)
+        check_number(self, "cg_damping", low=0, open_high=True)
         check_number(self, "backtrack", low=0, high=1, open_low=True, open_high=True)
         check_count(self, "max_backtracks", low=0)
         check_number(self, "min_gain_ratio", low=0, high=1)

@@ -20,6 +20,8 @@ class Finished(eqx.Module):
     ended: Array
     episode_return: Array
     length: Array
+    finite: Array
+    """[T, N]: whether the reward and the observations of that step were finite, before they were clipped."""
 
     def mean_return(self) -> Array:
         """Mean return of the episodes that ended; NaN if none did."""
@@ -38,12 +40,15 @@ def collect(
         k_act, k_env = jax.random.split(key)
         action = policy(normalize(state.obs)).sample(k_act)
         nxt, out, (total, length) = env.step(state, action, k_env)
-        row = (state.obs, action, out.reward, out.terminated, out.truncated, out.mask, out.final_obs, total, length)
-        return nxt, row
+        # Of the observations themselves: normalisation clips an infinite one to a number.
+        final: Any = out.final_obs
+        finite = jnp.isfinite(out.reward) & jnp.all(jnp.isfinite(out.obs) & jnp.isfinite(final), axis=-1)
+        ends = (out.terminated, out.truncated, out.mask)
+        return nxt, (state.obs, action, out.reward, *ends, final, total, length, finite)
 
     state, rows = jax.lax.scan(step, state, jax.random.split(key, num_steps))
-    obs, action, reward, terminated, truncated, mask, final_obs, total, length = rows
+    obs, action, reward, terminated, truncated, mask, final_obs, total, length, finite = rows
     seen = None if stats is None else moments(obs, mask)
     every = normalize(jnp.concatenate([obs, state.obs[None]]))
     rollout = Rollout(every, action, reward, terminated, truncated, mask, normalize(final_obs))
-    return state, rollout, seen, Finished(terminated | truncated, total, length)
+    return state, rollout, seen, Finished(terminated | truncated, total, length, finite)

@@ -121,11 +121,12 @@ def draw_noise(rng: np.random.Generator, spec: EnvSpec, steps: int) -> np.ndarra
     shape = (steps, spec.num_envs, spec.action_dim)
     if not spec.discrete:
         return rng.standard_normal(shape, np.float32)
-    return -np.log(rng.standard_exponential(shape, np.float32))
+    # The generator does return 0, once in ten million draws.
+    return -np.log(np.maximum(rng.standard_exponential(shape, np.float32), np.finfo(np.float32).tiny))
 
 
 class HostCollector:
-    """Steps host environments and records what they said, in arrays made once."""
+    """Steps host environments and records what they said, in arrays made once: a rollout is good until the next one."""
 
     def __init__(self, env: HostEnv, num_steps: int, seed: int) -> None:
         self.env, self.num_steps, self.seed = env, num_steps, seed
@@ -133,7 +134,9 @@ class HostCollector:
         t, n = num_steps, spec.num_envs
         self.raw = np.zeros((t + 1, n, spec.obs_dim), np.float64)
         self.obs = np.zeros((t + 1, n, spec.obs_dim), np.float32)
-        self.action = np.zeros((t, n) if spec.discrete else (t, n, spec.action_dim), np.int32 if spec.discrete else np.float32)
+        self.action = np.zeros(
+            (t, n) if spec.discrete else (t, n, spec.action_dim), np.int32 if spec.discrete else np.float32
+        )
         self.reward = np.zeros((t, n), np.float64)
         self.terminated, self.truncated = np.zeros((t, n), bool), np.zeros((t, n), bool)
         self.mask = np.ones((t, n), bool)
@@ -144,7 +147,9 @@ class HostCollector:
         self.steps = 0
         self.last: np.ndarray | None = None
 
-    def collect(self, policy: Any, stats: RunningStats | None, update: int) -> tuple[Rollout, RunningStats | None, list[Episode]]:
+    def collect(
+        self, policy: Any, stats: RunningStats | None, update: int
+    ) -> tuple[Rollout, RunningStats | None, list[Episode]]:
         """`num_steps` steps with the policy; rollout, moments of the raw observations, and episodes that ended.
 
         Noise depends on the run's seed and the number of the update alone. Raises `EnvironmentFault` where an
@@ -152,42 +157,54 @@ class HostCollector:
         """
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 2, update])))
         noise = draw_noise(rng, self.env.spec, self.num_steps)
+        jax.block_until_ready(policy)  # the update before may still be reading the arrays that are written now
         actor, normalize = host_actor(policy), HostNormalizer(stats)
         if self.last is None:
             self.last = np.array(self.env.reset(self.seed), np.float64)
             self._check(self.last, None, 0)
-        raw, obs, step_env, final_obs = self.raw, self.obs, self.env.step, self.final_obs
+        raw, obs, final_obs = self.raw, self.obs, self.final_obs
         raw[0] = self.last
         normalize(raw[0], obs[0])
         for t in range(self.num_steps):
             action = act(actor, obs[t], noise[t])
             self.action[t] = action
-            step = step_env(action)
+            step = self._step(action, t)
             raw[t + 1] = step.obs
             self.reward[t] = step.reward
             self.terminated[t], self.truncated[t], self.mask[t] = step.terminated, step.truncated, step.mask
             self._check(raw[t + 1], self.reward[t], t)
             normalize(raw[t + 1], obs[t + 1])
             if final_obs is not None:
-                normalize(np.asarray(step.final_obs, np.float64), final_obs[t])
+                final = np.asarray(step.final_obs, np.float64)
+                self._check(final, None, t)
+                normalize(final, final_obs[t])
         self.last = raw[-1].copy()
         episodes = self._episodes()
         self.steps += int(self.mask.sum())
-        rollout = Rollout(
-            obs, self.action, self.reward.astype(np.float32), self.terminated, self.truncated, self.mask, final_obs
-        )  # pyright: ignore[reportArgumentType] (NumPy until the jit)
+        reward = self.reward.astype(np.float32)
+        arrays: Any = (obs, self.action, reward, self.terminated, self.truncated, self.mask, final_obs)
+        rollout = Rollout(*arrays)  # NumPy until the jit
         return rollout, None if stats is None else host_moments(raw[:-1], self.mask), episodes
 
+    def _step(self, action: np.ndarray, t: int) -> Step:
+        try:
+            return self.env.step(action)
+        except EnvironmentFault as error:
+            raise EnvironmentFault(f"{error} (at step {self._at(t)})") from error
+
+    def _at(self, t: int) -> int:
+        return self.steps + int(self.mask[:t].sum())
+
     def _check(self, obs: np.ndarray, reward: np.ndarray | None, t: int) -> None:
-        total = np.dot(obs.ravel(), self._zeros) + (0 if reward is None else 0 * reward.sum())
+        zeros = self._zeros
+        total = np.dot(obs.ravel(), zeros) + (0 if reward is None else np.dot(reward, zeros[: len(reward)]))
         if total == 0:  # 0 * NaN and 0 * inf are NaN
             return
         what, bad = ("observation", obs) if not np.all(np.isfinite(obs)) else ("reward", reward)
         index = int(np.argwhere(~np.isfinite(np.asarray(bad).reshape(len(obs), -1)).all(axis=1))[0, 0])
         value = np.asarray(bad).reshape(len(obs), -1)[index]
         value = value[~np.isfinite(value)][0]
-        at = self.steps + int(self.mask[:t].sum())
-        raise EnvironmentFault(f"{what} is {value} in environment {index} of {self.env.spec.id} at step {at}")
+        raise EnvironmentFault(f"{what} is {value} in environment {index} of {self.env.spec.id} at step {self._at(t)}")
 
     def _episodes(self) -> list[Episode]:
         ended = self.terminated | self.truncated

@@ -1,0 +1,69 @@
+"""The command line. This file answers what needs no jax: help, versions, wrong names; the rest is a file a command."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+# One BLAS thread is the faster choice for small matrices, and its bits are part of a run. Before NumPy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+COMMANDS = {
+    "train": "train a policy: surefoot train METHOD --env ID",
+    "eval": "score a run over whole episodes: surefoot eval RUN",
+    "watch": "see a run act: a window, or a video where there is no display: surefoot watch RUN",
+    "list": "methods, envs, presets or runs: surefoot list methods",
+    "doctor": "what is installed, what is missing and the line that installs it",
+}
+
+EXIT_DONE, EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 0, 2, 3, 130
+
+
+def overview() -> str:
+    """The text of `surefoot --help`."""
+    from surefoot import __version__
+
+    width = max(map(len, COMMANDS))
+    lines = [f"surefoot {__version__}: trust-region policy optimisation", "", "usage: surefoot COMMAND ...", ""]
+    lines += [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    lines += [
+        "",
+        "surefoot COMMAND --help says more. Exit codes: 0 done, 2 wrong usage, 3 environment or disk, 130 interrupted.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code. What cannot be used is one line on standard error."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(overview())
+        return EXIT_DONE
+    if args[0] in ("-V", "--version"):
+        from surefoot import __version__
+
+        print(f"surefoot {__version__}")
+        return EXIT_DONE
+    from surefoot.checks import EnvironmentFault, UsageError
+    from surefoot.envs import nearest
+
+    name, rest = args[0], args[1:]
+    try:
+        if name not in COMMANDS:
+            raise UsageError(f"no command is called {name!r}{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
+        return importlib.import_module(f"surefoot.cli.{name}_").run(rest)
+    except UsageError as error:
+        print(f"surefoot: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except EnvironmentFault as error:
+        print(f"surefoot: {error}", file=sys.stderr)
+        return EXIT_FAULT
+    except OSError as error:
+        print(f"surefoot: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_FAULT
+    except BrokenPipeError:
+        return EXIT_DONE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED

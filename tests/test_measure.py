@@ -1,0 +1,67 @@
+"""The ruler against NumPy, row by row."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax.flatten_util import ravel_pytree
+from reference.network import Net
+
+from surefoot.measure import explained_variance, measure, quantile
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_every_column(x64, kind):
+    pi = tiny.policy(kind, dtype=np.float64)
+    batch = tiny.batch(kind, pi, masked=6)
+    new = tiny.policy(kind, seed=9, dtype=np.float64)
+    got = {k: float(v) for k, v in jax.jit(measure)(tiny.rubbish(batch), new).items()}
+    net = Net(kind, tiny.OBS, tiny.HIDDEN, tiny.spec(kind).action_dim)
+    old_theta, theta = (np.asarray(ravel_pytree(p)[0]) for p in (pi, new))
+    data = tiny.rows_of(batch)
+    kl = np.array([net.kl(old_theta, theta, s) for s, *_ in data])
+    ratio = np.exp([net.log_prob(theta, s, a) - lp for s, a, lp, _ in data])
+    want = {
+        "kl_mean": kl.mean(),
+        "kl_q99": kl.max(),
+        "kl_max": kl.max(),
+        "kl_reverse": np.mean([net.kl(theta, old_theta, s) for s, *_ in data]),
+        "ratio_max": ratio.max(),
+        "surrogate_gain": np.mean((ratio - 1) * [adv for *_, adv in data]),
+    }
+    rows = np.asarray(batch.mask)
+    v, t = np.asarray(batch.value)[rows], np.asarray(batch.value_target)[rows]
+    want["explained_variance"] = 1 - np.var(t - v) / np.var(t)
+    want["entropy"] = np.asarray(new(batch.obs).entropy())[rows].mean()
+    assert set(got) == set(want)
+    np.testing.assert_allclose([got[k] for k in want], list(want.values()), rtol=1e-9)
+
+
+def test_quantile_is_the_smallest_with_that_share_below():
+    rank = jax.jit(lambda x, mask: quantile(x, mask, 0.99))
+    x = jnp.arange(1200.0)
+    for count in [*range(1, 30), 99, 100, 101, 199, 200, 201, 300, 700, 1000, 1100, 1200]:
+        assert float(rank(x, x < count)) == math.ceil(Fraction(99, 100) * count) - 1
+
+
+def test_explained_variance_at_its_ends():
+    batch = tiny.batch("categorical", tiny.policy("categorical"), masked=4)
+    ev = lambda value, target: float(explained_variance(value, target, batch))
+    t = batch.value_target
+    assert ev(t, t) == 1 and abs(ev(jnp.zeros_like(t), t)) < 1e-6 and ev(t, jnp.ones_like(t)) == 0
+    assert ev(-t, t) < -2.9 and ev(t + 5, t) > 0.999
+
+
+def test_nan_is_shown():
+    batch = tiny.batch("categorical", tiny.policy("categorical"))
+    new = tiny.policy("categorical", seed=3)
+    broken = dataclasses.replace(batch, old=jax.tree.map(lambda x: x.at[3].set(jnp.nan), batch.old))
+    got = jax.jit(measure)(broken, new)
+    assert math.isnan(got["kl_mean"]) and math.isnan(got["kl_max"])

@@ -1,0 +1,121 @@
+"""Initialisation, shapes, and the floor and ceiling of log sigma."""
+
+from __future__ import annotations
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from surefoot.checks import UsageError
+from surefoot.distributions import Categorical, DiagGaussian
+from surefoot.networks import ACTIVATIONS, ActorCritic, Linear, Networks, bounded
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(8, 8), (5, 64), (64, 5), (3, 1)])
+@pytest.mark.parametrize("gain", [math.sqrt(2), 0.01, 1.0])
+def test_orthogonal_weights(n_in, n_out, gain):
+    layer = Linear.orthogonal(np.random.default_rng(0), n_in, n_out, gain)
+    w = np.asarray(layer.weight, np.float64)
+    gram = w.T @ w if n_in >= n_out else w @ w.T
+    np.testing.assert_allclose(gram, gain**2 * np.eye(min(n_in, n_out)), atol=1e-6 * gain**2)
+    assert w.shape == (n_in, n_out) and layer.weight.dtype == np.float32 and not np.any(layer.bias)
+
+
+def test_orthogonal_draws_are_uniform():
+    """Mean of the first entry over 400 draws is 0 and its square 1/n; six deviations."""
+    rng = np.random.default_rng(1)
+    first = np.array([np.asarray(Linear.orthogonal(rng, 4, 4, 1.0).weight)[0, 0] for _ in range(400)])
+    assert abs(first.mean()) < 6 * 0.5 / 20 and abs((first**2).mean() - 0.25) < 6 * 0.25 / 20
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_gains_of_body_and_heads(kind):
+    pi, critic = Networks(hidden=(8, 8), state_dependent_std=kind == "gaussian_state").init(tiny.spec(kind), 0)
+    spectral = lambda layer: np.linalg.norm(np.asarray(layer.weight), 2)
+    for body in (pi.body, critic.body):
+        assert [layer.weight.shape for layer in body.layers] == [(3, 8), (8, 8)]
+        np.testing.assert_allclose([spectral(layer) for layer in body.layers], math.sqrt(2), rtol=1e-5)
+    heads = [pi.head.logits] if kind == "categorical" else [pi.head.mean]
+    heads += [pi.head.std] if kind == "gaussian_state" else []
+    np.testing.assert_allclose([spectral(layer) for layer in heads], 0.01, rtol=1e-5)
+    np.testing.assert_allclose(spectral(critic.out), 1.0, rtol=1e-5)
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves((pi, critic)))
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_policies_are_batched_and_seeded(kind):
+    nets = tiny.networks(kind)
+    pi, critic = (tiny.cast(x, np.float32) for x in nets.init(tiny.spec(kind), 3))
+    dist = pi(jnp.ones((5, 7, 3)))
+    leaf = dist.logits if isinstance(dist, Categorical) else dist.mean
+    assert leaf.shape == (5, 7, tiny.spec(kind).action_dim) and critic(jnp.ones((5, 7, 3))).shape == (5, 7)
+    assert all(x.shape == leaf.shape for x in jax.tree.leaves(dist))
+    assert tiny.same(nets.init(tiny.spec(kind), 3), nets.init(tiny.spec(kind), 3))
+    assert not tiny.same(nets.init(tiny.spec(kind), 3), nets.init(tiny.spec(kind), 4))
+    if isinstance(dist, DiagGaussian):
+        tolerance = 1e-6 if kind == "gaussian" else 2.0
+        np.testing.assert_allclose(dist.log_std, -0.3, atol=tolerance)
+    actor = np.asarray(pi.body(jnp.ones(3)))
+    np.testing.assert_allclose(actor, np.tanh(np.ones(3) @ np.asarray(pi.body.layers[0].weight)), rtol=1e-5)
+
+
+def test_activations_are_the_same_in_jax_and_numpy():
+    x = np.linspace(-3, 3, 61, dtype=np.float32)
+    for in_jax, in_numpy in ACTIVATIONS.values():
+        np.testing.assert_allclose(in_jax(x), in_numpy(x), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(ACTIVATIONS["relu"][1](x), x * (x > 0))
+
+
+def test_bounded_is_a_clip_with_derivative_one():
+    x = np.float32([-1e9, -5.000001, -5, -4.999, 0, 1.999, 2, 2.3, 1e4, 1e9])
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(lambda v: bounded(v, -5.0, 2.0))))(x)
+    np.testing.assert_array_equal(value, np.clip(x, -5, 2))
+    np.testing.assert_array_equal(slope, 1)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "gaussian_state"])
+def test_log_sigma_keeps_to_its_floor_and_ceiling(kind):
+    pi = tiny.policy(kind, log_std_min=-1.0, log_std_max=0.5)
+    for raw, kept in ((-30.0, -1.0), (30.0, 0.5)):
+        leaf = (lambda p: p.head.std) if kind == "gaussian" else (lambda p: p.head.std.bias)
+        far = eqx.tree_at(leaf, pi, jnp.full_like(leaf(pi), raw))
+        total, slope = jax.value_and_grad(lambda p: jnp.sum(p(jnp.ones((1, 3))).log_std))(far)
+        assert float(total) == 2 * kept
+        np.testing.assert_allclose(leaf(slope), 1)
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_shared_layers(shared):
+    pi, critic = Networks(hidden=(6, 5), shared_layers=shared).init(tiny.spec("categorical"), 0)
+    assert critic == () and isinstance(pi, ActorCritic)
+    pi = tiny.cast(pi, np.float32)
+    obs = jnp.ones((4, 3))
+    assert pi(obs).logits.shape == (4, 3) and pi.value(obs).shape == (4,)
+    assert len(pi.trunk.layers) == shared and len(pi.actor.body.layers) == len(pi.critic.body.layers) == 2 - shared
+    slopes = jax.grad(lambda p: jnp.sum(p.value(obs)))(pi)
+    assert tiny.distance(slopes.trunk, jax.tree.map(jnp.zeros_like, slopes.trunk)) > 0
+    assert tiny.distance(slopes.actor, jax.tree.map(jnp.zeros_like, slopes.actor)) == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hidden": (0,)},
+        {"hidden": 64},
+        {"activation": "swish"},
+        {"head_gain": -1.0},
+        {"log_std_min": 3.0},
+        {"log_std_init": 9.0},
+        {"shared_layers": 3},
+        {"shared_layers": -1},
+    ],
+)
+def test_fields_out_of_range_are_refused_in_one_line(fields):
+    with pytest.raises(UsageError) as caught:
+        Networks(**fields)
+    assert next(iter(fields)) in str(caught.value) and "allowed" in str(caught.value) and "\n" not in str(caught.value)
