@@ -287,20 +287,13 @@ def test_reward_scaling_counts_steps_only(suite, x64):
         assert not np.asarray(scaled.reward)[~real].any()
 
 
-@pytest.mark.parametrize("suite", ["in process", "disabled", "device"])
+@pytest.mark.parametrize("suite", ["in process", "disabled"])
 def test_moments_count_steps_only(suite):
     """Only observations something was done in move the statistics: no true successor, no reset row."""
-    if suite == "device":
-        env = DeviceEnv(DeviceStairs(), N)
-        policy, _ = Networks(hidden=(4,)).init(env.spec, 0)
-        stats = RunningStats.empty((3,))
-        _, rollout, seen, _ = collect_jit(env, policy, stats, env.reset(jax.random.key(0)), jax.random.key(1), 9)
-        raw = np.asarray(rollout.obs[:-1]).reshape(-1, 3)  # statistics of nothing: only clipping, and no value is large
-    else:
-        collector = HostCollector(HOST[suite](Plan()), 9, 0)
-        policy, _ = Networks(hidden=(4,)).init(collector.env.spec, 0)
-        rollout, seen, _ = collector.collect(policy, RunningStats.empty((3,)), 0)
-        raw = np.asarray(rollout.obs[:-1])[np.asarray(rollout.mask)]
+    collector = HostCollector(HOST[suite](Plan()), 9, 0)
+    policy, _ = Networks(hidden=(4,)).init(collector.env.spec, 0)
+    rollout, seen, _ = collector.collect(policy, RunningStats.empty((3,)), 0)
+    raw = np.asarray(rollout.obs[:-1])[np.asarray(rollout.mask)]  # statistics of nothing only clip, and nothing is large
     assert seen.count == len(raw)
     np.testing.assert_allclose(seen.mean, raw.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(seen.m2, raw.var(axis=0) * len(raw), rtol=1e-5)

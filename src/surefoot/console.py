@@ -105,7 +105,9 @@ class PlainLines(_View):
 class Panel(_View):
     """A live panel: return, trust region, step, and where the run is saved; drawn at most twice a second."""
 
-    def __init__(self, agent: Agent, target: int, title: str = "", saved: str = "", every: float = 0.5) -> None:
+    def __init__(
+        self, agent: Agent, target: int, title: str = "", saved: str = "", every: float = 0.5, console: Any = None
+    ) -> None:
         super().__init__(agent, target)
         from rich.live import Live
 
@@ -115,7 +117,7 @@ class Panel(_View):
         self._refused, self._backtracks, self._count = 0, 0, 0
         self._worst = 0.0
         self._last: Update | None = None
-        self._live = Live(auto_refresh=False, transient=False)
+        self._live = Live(console=console, auto_refresh=False, transient=False)
         self._live.start()
 
     def __call__(self, update: Update) -> None:

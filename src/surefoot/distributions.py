@@ -75,7 +75,7 @@ class Categorical(eqx.Module):
         """
         log_q = other.log_p
         p = jnp.exp(self.log_p)
-        known = p > 0
+        known = p != 0  # NaN is known, and shows
         top_p, sum_p = _scale(self.logits)
         top_q, sum_q = _scale(other.logits)
         shift = jnp.broadcast_to((top_q - top_p) + jnp.log(sum_q / sum_p), p.shape)

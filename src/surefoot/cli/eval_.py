@@ -18,7 +18,7 @@ from surefoot.cli.train_ import compilation_cache
 class Flags:
     """Score a run at its newest checkpoint: whole episodes, seeds apart from training, normaliser frozen."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     episodes: int = 20
     """Number of episodes."""

@@ -124,6 +124,8 @@ def one_line(box: str, prog: str) -> str:
     message = re.sub(r"^Error parsing \S+: (?=\w+\.\w+ is |\w+ has )", "", said[0])
     message = re.sub(r"^Error parsing (\S+): ", r"\1: ", message).replace("Unrecognized options: ", "unknown flag ")
     hints = [m[1] for line in said[1:] if (m := re.match(r"(--[\w.-]+)", line))]
+    if message.endswith(":") and len(said) > 1:  # "Missing from ...:" and what is missing on the next line
+        return f"{said[1].partition(' ')[0].strip('(,')} is missing; {prog} --help lists the flags"
     if "unknown flag" not in message:
         return message
     return message + (f"; did you mean {hints[0]}?" if hints else f"; {prog} --help lists the flags")

@@ -25,7 +25,7 @@ STRIP_FRAMES = 12
 class Flags:
     """See a run act at its newest checkpoint."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     episodes: int = 1
     """Episodes to show."""

@@ -6,6 +6,7 @@ import difflib
 import functools
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -162,8 +163,25 @@ def gymnasium_maker(env_id: str, **options: Any) -> Callable[[], Any]:
         raise UsageError(f"no environment is called {env_id!r}{nearest(env_id, gymnasium.registry)}")
     if module and not _importable(module):
         raise UsageError(f"no suite or module is called {module!r}{nearest(module, filter(None, SUITES))}")
-    _check_extra(env_id, str(getattr(gymnasium.registry.get(plain), "entry_point", "")))
+    entry_point = str(getattr(gymnasium.registry.get(plain), "entry_point", ""))
+    _check_extra(env_id, entry_point)
+    if "envs.mujoco" in entry_point:
+        _hush_mujoco()
     return functools.partial(_make_gymnasium, env_id, options)
+
+
+def _hush_mujoco() -> None:
+    """Keep MuJoCo 4 from printing, for every HalfCheetah it builds, that its own model file uses an old attribute."""
+    import mujoco
+
+    if not hasattr(mujoco, "set_mju_user_warning") or mujoco.get_mju_user_warning() is not None:
+        return  # an older MuJoCo does not warn; a handler of the user's own stays
+
+    def speak(message: str) -> None:
+        if "settotalmass" not in message:
+            print(f"WARNING: {message}", file=sys.stderr)
+
+    mujoco.set_mju_user_warning(speak)
 
 
 def _make_gymnasium(env_id: str, options: dict[str, Any]) -> Any:

@@ -197,7 +197,8 @@ class HostCollector:
 
     def _check(self, obs: np.ndarray, reward: np.ndarray | None, t: int) -> None:
         zeros = self._zeros
-        total = np.dot(obs.ravel(), zeros) + (0 if reward is None else np.dot(reward, zeros[: len(reward)]))
+        with np.errstate(invalid="ignore"):
+            total = np.dot(obs.ravel(), zeros) + (0 if reward is None else np.dot(reward, zeros[: len(reward)]))
         if total == 0:  # 0 * NaN and 0 * inf are NaN
             return
         what, bad = ("observation", obs) if not np.all(np.isfinite(obs)) else ("reward", reward)

@@ -1,0 +1,62 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+FILES := pyproject.toml constraints.txt
+
+.PHONY: help train test check fix learn bench clean
+
+help:
+	@echo "make train   one trained policy on a real task, from nothing (about a minute of training)"
+	@echo "make test    the whole suite, from nothing"
+	@echo "make check   format, lint, types, fast tests"
+	@echo "make learn   tests that train until something is learnt"
+	@echo "make bench   speed beside peers, which live in their own environment (benchmarks/README.md)"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# What `make train` needs: the core and Gymnasium's MuJoCo.
+$(VENV)/.light: $(FILES) | $(BIN)/python
+	@echo "installing into $(VENV) ..."
+	$(PIP) install -c constraints.txt -e ".[mujoco]"
+	@touch $@
+
+# What tests need: every suite, and the tools. Groups need a pip that knows them.
+$(VENV)/.full: $(FILES) | $(BIN)/python
+	@echo "installing into $(VENV) ..."
+	$(PIP) install -c constraints.txt pip
+	$(PIP) install -c constraints.txt -e ".[mujoco,box2d,envpool,gymnax,minigrid,plots]" --group dev
+	@touch $@ $(VENV)/.light
+
+train: $(VENV)/.light
+	$(BIN)/surefoot train trpo --env HalfCheetah-v5 --steps 1_000_000 --seed 0
+
+test: $(VENV)/.full
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.full
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/basedpyright
+	$(BIN)/python -m pytest -m "not learn and not slow"
+
+fix: $(VENV)/.full
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+learn: $(VENV)/.full
+	$(BIN)/python -m pytest -m learn
+
+# Peers for benchmarks only, in an environment of their own.
+.venvs/peers/.done:
+	$(PYTHON) -m venv .venvs/peers
+	.venvs/peers/bin/python -m pip install -q torch==2.13.0
+	.venvs/peers/bin/python -m pip install -q stable-baselines3==2.9.2 sb3-contrib==2.9.2 "gymnasium[mujoco]==1.4.0"
+	@touch $@
+
+bench: $(VENV)/.full .venvs/peers/.done
+	$(BIN)/python benchmarks/throughput.py --peers .venvs/peers/bin/python
+
+clean:
+	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache
