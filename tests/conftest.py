@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def processor() -> str:
+    """The processor in eight letters: compiled code of one kind must not run on another."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = [line for line in lines if line.startswith(("model name", "flags"))][:2] or [platform.processor()]
+    return hashlib.sha256("".join(model).encode()).hexdigest()[:8]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what is compiled between runs: most of the time of the fast tests is compilation."""
+    folder = Path(config.rootpath) / ".pytest_cache" / f"jax-{processor()}"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture

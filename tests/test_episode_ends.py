@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from processes import KINDS, DeviceStairs, NewGymnax, OldGymnax, Plan, Pool, Stairs, value
 from reference.episodes import Timeline, of_device, of_plan
-
 from surefoot.advantages import GAE
-from surefoot.envs import _workers
 from surefoot.envs.device import DeviceEnv
 from surefoot.envs.envpool import EnvPoolEnvs
 from surefoot.envs.gymnasium import InProcessEnvs, VectorEnvs
@@ -37,12 +36,6 @@ def vector(plan, mode, cls=gymnasium.vector.SyncVectorEnv):
 
 def pool(plan, rubbish=False):
     return EnvPoolEnvs(lambda seed: Pool(plan, N, rubbish), "stairs", 0)
-
-
-def workers(plan):
-    """As `make(..., workers=N)` builds them, but with a different environment in each."""
-    makers = iter(range(N))
-    return _workers(lambda: Stairs(plan, next(makers)), "stairs", None, N, N)
 
 
 ASYNC = gymnasium.vector.AsyncVectorEnv
@@ -293,7 +286,9 @@ def test_moments_count_steps_only(suite):
     collector = HostCollector(HOST[suite](Plan()), 9, 0)
     policy, _ = Networks(hidden=(4,)).init(collector.env.spec, 0)
     rollout, seen, _ = collector.collect(policy, RunningStats.empty((3,)), 0)
-    raw = np.asarray(rollout.obs[:-1])[np.asarray(rollout.mask)]  # statistics of nothing only clip, and nothing is large
+    raw = np.asarray(rollout.obs[:-1])[
+        np.asarray(rollout.mask)
+    ]  # statistics of nothing only clip, and nothing is large
     assert seen.count == len(raw)
     np.testing.assert_allclose(seen.mean, raw.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(seen.m2, raw.var(axis=0) * len(raw), rtol=1e-5)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from processes import DeviceStairs, Plan, reward, value
 
 CLIP, EPS = 10.0, 1e-8

@@ -50,7 +50,7 @@ class ActionDoor:
         self.bounded = bool(np.all(np.isfinite(low)) and np.all(np.isfinite(high)))
         self.unit = self.bounded and bool(np.all(low == -1) and np.all(high == 1))
         if self.bounded:
-            self.low, self.half = low, (high - low) / 2
+            self.low, self.high = low, high
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
         """Actions in the environment's units and dtype, a new array."""
@@ -60,13 +60,14 @@ class ActionDoor:
             return action.astype(self.dtype)
         unit = np.clip(action, -1, 1)
         if not self.unit:
-            unit = self.low + (unit + 1) * self.half
+            # The sum may be rounded past the upper bound, which some environments assert.
+            unit = np.minimum(self.low + (unit + 1) * ((self.high - self.low) / 2), self.high)
         return unit.astype(self.dtype, copy=False)
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` needs to build the same door without the environment."""
         keys = ("discrete", "dim", "start", "bounded", "unit")
-        bounds = {"low": self.low.tolist(), "half": self.half.tolist()} if self.bounded else {}
+        bounds = {"low": self.low.tolist(), "high": self.high.tolist()} if self.bounded else {}
         return {k: getattr(self, k) for k in keys} | {"dtype": self.dtype.str} | bounds
 
     @classmethod
@@ -76,5 +77,5 @@ class ActionDoor:
         door.discrete, door.bounded, door.unit = bool(data["discrete"]), bool(data["bounded"]), bool(data["unit"])
         door.dim, door.start, door.dtype = int(data["dim"]), int(data["start"]), np.dtype(data["dtype"])
         if door.bounded:
-            door.low, door.half = np.asarray(data["low"], np.float64), np.asarray(data["half"], np.float64)
+            door.low, door.high = np.asarray(data["low"], np.float64), np.asarray(data["high"], np.float64)
         return door
