@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import pytest
 
+# Most of the time of the fast tests is compilation, which takes half as long unoptimised. Read when the backend starts.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -480,7 +480,9 @@ class Worker(Faulty):
     ],
 )
 def test_a_worker_that_fails_is_named(how, words, capfd, monkeypatch):
-    made = lambda wrapper, _, i, env_id: wrapper(Worker(how if i == 1 else None), i, env_id)
+    def made(wrapper, maker, i, env_id):
+        return wrapper(Worker(how if i == 1 else None), i, env_id)
+
     monkeypatch.setattr(envs, "_made", made)
     env = envs.make(lambda: Worker(None), 2, workers=2)
     level = gymnasium.logger.min_level

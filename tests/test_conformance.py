@@ -1,0 +1,332 @@
+"""What every method promises, for every distribution; and that every field of every record changes something."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from surefoot.advantages import GAE
+from surefoot.measure import measure
+from surefoot.methods import METHODS
+from surefoot.methods.npg import NPG
+from surefoot.methods.ppo import PPO
+from surefoot.methods.trpo import TRPO
+from surefoot.networks import Networks
+from surefoot.sgd import SGD
+from surefoot.surrogates import Clipped, ratio
+from surefoot.types import Batch, within
+from surefoot.value import EntropyBonus, SharedValue, ValueFit
+
+KEY = jax.random.key(0)
+TINY_SGD = SGD(lr=0.01, epochs=2, minibatches=2)
+
+
+class Row(NamedTuple):
+    """A method and what it promises."""
+
+    method: Any
+    enforces: str = "none"
+    """`mean_kl`: the mean KL(old || new) of the batch is at most the field `max_kl`."""
+    zero_advantage_is_a_fixed_point: bool = True
+    uses_the_key: bool = False
+
+
+TABLE = {
+    "npg lr": Row(NPG(lr=0.1, max_kl=None)),
+    "npg max_kl": Row(NPG(max_kl=0.01)),
+    "trpo": Row(TRPO(max_kl=0.02, cg_damping=1e-3), enforces="mean_kl"),
+    "ppo": Row(PPO(sgd=TINY_SGD), uses_the_key=True),
+    "ppo stop_kl": Row(PPO(stop_kl=1e-3, sgd=TINY_SGD), uses_the_key=True),
+}
+FAST = [(name, kind) for name in TABLE for kind in ("categorical", "gaussian")]
+SLOW = [pytest.param(name, "gaussian_state", marks=pytest.mark.slow) for name in TABLE]
+EVERY = pytest.mark.parametrize(("name", "kind"), [*FAST, *SLOW])
+
+
+@functools.lru_cache
+def compiled(name, kind):
+    """One compiled function a row, that all tests of the row share, with the policy it starts from."""
+    method = TABLE[name].method
+    pi = tiny.policy(kind)
+    state = method.init(pi, KEY)
+
+    def update(batch, key):
+        new, after, info = method.update(pi, state, batch, key)
+        return new, after, info, measure(batch, new)
+
+    return jax.jit(update), pi, state
+
+
+@functools.lru_cache
+def plain(kind):
+    """A batch with 4 of 24 rows that do not count."""
+    return tiny.batch(kind, tiny.policy(kind), masked=4)
+
+
+def like(tree):
+    """Shapes and types of a tree."""
+    return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
+
+
+@EVERY
+def test_structure_shapes_and_types_are_kept(name, kind):
+    """So that `scan` and `tree_where` work; the state that goes out is fit to come in."""
+    update, pi, state = compiled(name, kind)
+    new, after, info, _ = update(plain(kind), KEY)
+    assert like(new) == like(pi) and like(after) == like(state)
+    assert jax.tree.structure(new) == jax.tree.structure(pi)
+    assert all(jnp.shape(x) == () for x in info.values())
+    assert tiny.distance(new, pi) > 1e-5
+    assert tiny.same(update(plain(kind), KEY), update(plain(kind), KEY))
+
+
+@EVERY
+def test_rows_that_do_not_count_have_no_influence(name, kind):
+    update, _, _ = compiled(name, kind)
+    batch = plain(kind)
+    for size in (1e3, 1e6):
+        assert tiny.same(update(tiny.rubbish(batch, size), KEY)[:2], update(batch, KEY)[:2])
+
+
+@EVERY
+def test_zero_advantage_moves_nothing(name, kind):
+    update, pi, _ = compiled(name, kind)
+    batch = dataclasses.replace(plain(kind), advantage=jnp.zeros(24))
+    new, _, _, ruler = update(batch, KEY)
+    assert TABLE[name].zero_advantage_is_a_fixed_point and tiny.same(new, pi)
+    assert float(ruler["kl_max"]) < 1e-10 and abs(float(ruler["ratio_max"]) - 1) < 1e-5
+
+
+@EVERY
+def test_huge_advantages_leave_everything_finite(name, kind):
+    update, _, _ = compiled(name, kind)
+    for scale in (1e9, 1e-9):
+        batch = plain(kind)
+        out = update(dataclasses.replace(batch, advantage=batch.advantage * scale), KEY)
+        assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(out))
+
+
+@EVERY
+def test_bounds_hold_and_are_not_trivial(name, kind):
+    """In float64 and without slack, on many batches; the step is well within an order of magnitude of the bound."""
+    row = TABLE[name]
+    update, pi, _ = compiled(name, kind)
+    if row.enforces == "none":
+        pytest.skip("promises nothing")
+    wide = lambda d: jax.tree.map(lambda x: np.asarray(x, np.float64), d)
+    used = []
+    for seed in range(10):
+        batch = tiny.batch(kind, pi, seed=seed, masked=4)
+        new, _, info, ruler = update(batch, KEY)
+        p, q = wide(pi(batch.obs)), wide(new(batch.obs))
+        kl = textbook_kl(kind, p, q)[np.asarray(batch.mask)].mean()
+        assert kl <= row.method.max_kl
+        assert bool(within(ruler["kl_mean"], row.method.max_kl)) and bool(info["accepted"])
+        assert float(ruler["surrogate_gain"]) > 0
+        used.append(kl / row.method.max_kl)
+    assert np.median(used) > 0.5
+
+
+def textbook_kl(kind, p, q):
+    """KL(p || q) a row, in float64."""
+    if kind == "categorical":
+        log_p, log_q = (x.logits - np.log(np.exp(x.logits).sum(-1, keepdims=True)) for x in (p, q))
+        return np.sum(np.exp(log_p) * (log_p - log_q), -1)
+    spread = (np.exp(2 * p.log_std) + (p.mean - q.mean) ** 2) / (2 * np.exp(2 * q.log_std))
+    return np.sum(q.log_std - p.log_std + spread - 0.5, -1)
+
+
+@EVERY
+def test_a_nan_never_passes_for_an_update(name, kind):
+    """Either the policy is the old one bit for bit, or the NaN is there to be seen by `learn`."""
+    update, pi, _ = compiled(name, kind)
+    batch = plain(kind)
+    row = int(np.flatnonzero(np.asarray(batch.mask))[0])
+    new, _, _, _ = update(dataclasses.replace(batch, advantage=batch.advantage.at[row].set(jnp.nan)), KEY)
+    assert tiny.same(new, pi) or not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(new))
+
+
+@EVERY
+def test_the_key_is_used_or_not(name, kind):
+    update, _, _ = compiled(name, kind)
+    a, b = (update(plain(kind), jax.random.key(k))[0] for k in (1, 2))
+    assert tiny.same(a, b) is not TABLE[name].uses_the_key
+
+
+@pytest.mark.parametrize(("name", "kind"), [(n, "gaussian") for n in TABLE])
+def test_jit_equals_no_jit(name, kind):
+    method = TABLE[name].method
+    update, pi, state = compiled(name, kind)
+    new, after, _, _ = update(plain(kind), KEY)
+    with jax.disable_jit():
+        slow, slow_after, _ = method.update(pi, state, plain(kind), KEY)
+    assert like(slow) == like(new) and like(slow_after) == like(after)
+    assert tiny.distance(slow, new) < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("trpo", "categorical"), *(pytest.param(n, "gaussian", marks=pytest.mark.slow) for n in TABLE)]
+)
+def test_vmap_over_keys_and_batches(name, kind):
+    update, pi, _ = compiled(name, kind)
+    keys = jax.random.split(KEY, 3)
+    batches = [tiny.batch(kind, pi, seed=s, masked=4) for s in range(3)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+    many, _, _, _ = jax.jit(jax.vmap(update))(stacked, keys)
+    for i in range(3):
+        one, _, _, _ = update(batches[i], keys[i])
+        assert tiny.distance(jax.tree.map(lambda x, i=i: x[i], many), one) < 5e-5
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_at_the_old_policy_the_ratio_is_one_and_the_kl_nothing(kind):
+    """Also on minibatches, whose rows go through the network beside other rows, and for a sharp policy."""
+    pi = tiny.policy(kind, hidden=(64, 64), head_gain=3.0, log_std_init=-3.0)
+    rng = np.random.default_rng(0)
+    obs = jnp.asarray(rng.normal(size=(512, tiny.OBS)), jnp.float32)
+
+    @jax.jit
+    def door(obs, key):
+        old = pi(obs)
+        action = old.sample(key)
+        return old, action, old.log_prob(action)
+
+    old, action, log_prob = door(obs, KEY)
+    zero = jnp.zeros(512)
+    batch = Batch(obs, action, log_prob, old, zero, zero, zero, jnp.ones(512, bool), jnp.zeros(()))
+    ruler = jax.jit(lambda b: (jnp.max(jnp.abs(ratio(pi(b.obs), b) - 1)), b.max(b.old.kl(pi(b.obs)))))
+    for rows in (np.arange(512), rng.permutation(512)[:37], np.arange(3)):
+        off, kl = ruler(batch.take(jnp.asarray(rows)))
+        assert float(off) < 1e-5 * max(1, float(jnp.max(jnp.abs(log_prob)))) and float(kl) < 1e-10
+
+
+def test_every_method_has_a_row_and_says_what_it_promises():
+    records = {type(row.method).__name__ for row in TABLE.values()}
+    assert records == {entry.record for entry in METHODS.values()}
+    for row in TABLE.values():
+        assert row.method.promise == row.enforces and isinstance(row.method.first_order, bool)
+
+
+# Every field of every record changes something, or the table says why not.
+BASE = {
+    "NPG": NPG(max_kl=0.05, cg_iters=3),
+    "NPG lr": NPG(lr=0.1, max_kl=None),
+    "TRPO": TRPO(max_kl=2.0, cg_damping=0.03, cg_iters=10, backtrack=0.5),  # the full step is refused
+    "PPO": PPO(sgd=SGD(lr=0.05, epochs=2, minibatches=2, max_grad_norm=0.3)),
+}
+CHANGES = {
+    "NPG": {"max_kl": 0.02, "cg_iters": 2, "cg_damping": 0.5, "surrogate": "no change: its slope at the old policy"},
+    "NPG lr": {"lr": 0.2},
+    "TRPO": {
+        "max_kl": 1.0,
+        "cg_iters": 3,
+        "cg_damping": 0.5,
+        "backtrack": 0.7,
+        "max_backtracks": 0,
+        "min_gain_ratio": 1.0,
+        "surrogate": Clipped(0.01),
+    },
+    "PPO": {"clip": 0.01, "stop_kl": 1e-9},
+}
+SGD_CHANGES = {"lr": 0.02, "epochs": 3, "minibatches": 3, "anneal": True, "max_grad_norm": None, "adam_eps": 0.1}
+
+
+def outcome(method, batch):
+    """The new policy, operation by operation: a changed field would otherwise be compiled anew."""
+    pi = tiny.policy("gaussian")
+    with jax.disable_jit():
+        return method.update(pi, method.init(pi, KEY), batch, KEY)[0]
+
+
+@functools.lru_cache
+def base_outcome(name):
+    return outcome(BASE[name], plain("gaussian"))
+
+
+METHOD_FIELDS = [(name, field) for name, fields in CHANGES.items() for field in fields]
+
+
+@pytest.mark.parametrize(("name", "field"), METHOD_FIELDS)
+def test_every_field_of_a_method_changes_the_step(name, field):
+    value = CHANGES[name][field]
+    if name == "NPG" and field == "surrogate":
+        changed = dataclasses.replace(BASE[name], surrogate=Clipped(0.2))
+        assert tiny.distance(outcome(changed, plain("gaussian")), base_outcome(name)) < 1e-6
+        return
+    changed = dataclasses.replace(BASE[name], **{field: value})
+    assert tiny.distance(outcome(changed, plain("gaussian")), base_outcome(name)) > 1e-4
+
+
+@pytest.mark.parametrize("field", SGD_CHANGES)
+def test_every_field_of_sgd_changes_the_step(field):
+    sgd = dataclasses.replace(BASE["PPO"].sgd, **{field: SGD_CHANGES[field]})
+    changed = dataclasses.replace(BASE["PPO"], sgd=sgd)
+    assert tiny.distance(outcome(changed, plain("gaussian")), base_outcome("PPO")) > 1e-5
+
+
+def test_the_tables_name_every_field():
+    names = lambda record: {f.name for f in dataclasses.fields(record)}
+    assert names(NPG) == set(CHANGES["NPG"]) | set(CHANGES["NPG lr"])
+    assert names(TRPO) == set(CHANGES["TRPO"])
+    assert names(PPO) == set(CHANGES["PPO"]) | {"sgd"}
+    assert names(SGD) == set(SGD_CHANGES)
+    assert names(ValueFit) == {"sgd", "clip"} and names(SharedValue) == {"coef", "clip"}
+    assert names(EntropyBonus) == {"coef"} and names(GAE) == {"gamma", "lam", "normalize"}
+    assert names(Networks) == set(NETWORK_CHANGES)
+
+
+def test_every_field_of_the_value_records_changes_something():
+    shared, _ = Networks(hidden=(6,), shared_layers=1).init(tiny.spec("categorical"), 0)
+    shared = tiny.cast(shared, np.float32)
+    batch = plain("categorical")
+    pay = lambda record: float(record.penalty(shared, batch))
+    assert len({pay(SharedValue()), pay(SharedValue(coef=1.0)), pay(SharedValue(clip=0.1))}) == 3
+    bonus = lambda coef: float(EntropyBonus(coef)(tiny.policy("categorical"), batch))
+    assert bonus(0.1) != bonus(0.2)
+    critic = tiny.cast(tiny.networks("categorical").init(tiny.spec("categorical"), 0)[1], np.float32)
+    base = ValueFit(SGD(lr=0.05, epochs=1, minibatches=1))
+
+    def fitted(record):
+        with jax.disable_jit():
+            return record.update(critic, record.init(critic), batch, KEY)[0]
+
+    assert tiny.distance(fitted(base), fitted(dataclasses.replace(base, clip=0.1))) > 1e-5
+    assert tiny.distance(fitted(base), fitted(dataclasses.replace(base, sgd=SGD(lr=0.02, epochs=1, minibatches=1)))) > 1e-5
+
+
+NETWORK_CHANGES = {
+    "hidden": (9,),
+    "activation": "relu",
+    "head_gain": 0.5,
+    "log_std_init": 0.4,
+    "log_std_min": -0.2,
+    "log_std_max": -0.4,
+    "state_dependent_std": True,
+    "shared_layers": 1,
+}
+
+
+@pytest.mark.parametrize("field", NETWORK_CHANGES)
+def test_every_field_of_the_networks_changes_the_policy(field):
+    """The floor and the ceiling are seen with a log-sigma beyond them, which training may bring about."""
+    base = Networks(hidden=(6,), log_std_init=-0.3)
+    extra = {"log_std_min": {"log_std_init": -0.1}, "log_std_max": {"log_std_init": -0.5}}.get(field, {})
+    changed = dataclasses.replace(base, **{field: NETWORK_CHANGES[field]}, **extra)
+    obs = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
+
+    def far(nets):
+        pi, critic = nets.init(tiny.spec("gaussian"), 0)
+        if field in ("log_std_min", "log_std_max"):
+            pi = eqx.tree_at(lambda p: p.head.std, pi, np.full(2, -0.3, np.float32))
+        return tiny.cast(pi, np.float32)(obs), critic
+
+    (a, critic), (b, other) = far(base), far(changed)
+    assert tiny.distance(a, b) > 1e-4 or (field == "shared_layers" and critic != other == ())
