@@ -1,3 +1,4 @@
+# ruff: noqa: E731 (a lambda reads like the formula)
 """GAE against the sum it stands for, and what becomes of ends, cuts and rows that do not count."""
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 import tiny
 from reference import returns as ref
-
 from surefoot.advantages import GAE, discounted, gae, successor_values
 from surefoot.checks import UsageError
 from surefoot.types import Rollout
@@ -47,7 +48,9 @@ def test_gae_at_its_ends(x64):
     data = (reward, value, next_value, terminated, truncated)
     want = ref.returns(reward, next_value, terminated, truncated, 0.97) - value
     np.testing.assert_allclose(gae_jit(*data, 0.97, 1.0), want, atol=1e-12)
-    np.testing.assert_allclose(gae_jit(*data, 0.97, 0.0), ref.td_errors(reward, value, next_value, terminated, 0.97), atol=1e-12)
+    np.testing.assert_allclose(
+        gae_jit(*data, 0.97, 0.0), ref.td_errors(reward, value, next_value, terminated, 0.97), atol=1e-12
+    )
 
 
 def test_nothing_crosses_an_end(x64):

@@ -1,3 +1,4 @@
+# ruff: noqa: E731 (a lambda reads like the formula)
 """What every method promises, for every distribution; and that every field of every record changes something."""
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from surefoot.advantages import GAE
 from surefoot.measure import measure
 from surefoot.methods import METHODS
@@ -114,13 +115,12 @@ def test_huge_advantages_leave_everything_finite(name, kind):
         assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(out))
 
 
-@EVERY
+@pytest.mark.parametrize("kind", ["categorical", "gaussian", pytest.param("gaussian_state", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.enforces == "mean_kl"])
 def test_bounds_hold_and_are_not_trivial(name, kind):
-    """In float64 and without slack, on many batches; the step is well within an order of magnitude of the bound."""
+    """In float64 and without slack, on many batches; the median step uses more than half of the bound."""
     row = TABLE[name]
     update, pi, _ = compiled(name, kind)
-    if row.enforces == "none":
-        pytest.skip("promises nothing")
     wide = lambda d: jax.tree.map(lambda x: np.asarray(x, np.float64), d)
     used = []
     for seed in range(10):
@@ -184,6 +184,14 @@ def test_vmap_over_keys_and_batches(name, kind):
     for i in range(3):
         one, _, _, _ = update(batches[i], keys[i])
         assert tiny.distance(jax.tree.map(lambda x, i=i: x[i], many), one) < 5e-5
+
+
+@pytest.mark.parametrize("name", ["npg max_kl", "trpo", "ppo stop_kl"])
+def test_float32_parameters_stay_float32_under_x64(x64, name):
+    method = TABLE[name].method
+    pi, batch = tiny.policy("gaussian"), plain("gaussian")
+    new, after, _ = jax.eval_shape(lambda p: method.update(p, method.init(p, KEY), batch, KEY), pi)
+    assert like(new) == like(pi) and like(after) == like(method.init(pi, KEY))
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -299,7 +307,9 @@ def test_every_field_of_the_value_records_changes_something():
             return record.update(critic, record.init(critic), batch, KEY)[0]
 
     assert tiny.distance(fitted(base), fitted(dataclasses.replace(base, clip=0.1))) > 1e-5
-    assert tiny.distance(fitted(base), fitted(dataclasses.replace(base, sgd=SGD(lr=0.02, epochs=1, minibatches=1)))) > 1e-5
+    assert (
+        tiny.distance(fitted(base), fitted(dataclasses.replace(base, sgd=SGD(lr=0.02, epochs=1, minibatches=1)))) > 1e-5
+    )
 
 
 NETWORK_CHANGES = {

@@ -1,4 +1,5 @@
-"""Fisher products, conjugate gradient and backtracking against dense linear algebra, and on matrices that are singular."""
+# ruff: noqa: E731 (a lambda reads like the formula)
+"""Fisher products, conjugate gradient and backtracking against dense linear algebra, also where it is singular."""
 
 from __future__ import annotations
 
@@ -6,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from jax.flatten_util import ravel_pytree
+
+import tiny
 from reference import regulator
 from reference.network import Net
-
 from surefoot.curvature import (
     all_finite,
     backtracking,
@@ -146,18 +147,18 @@ def test_backtracking_takes_the_first_that_is_accepted():
     for k in range(5):
         new, found = search(lambda p, scale, k=k: scale <= 0.5**k)
         np.testing.assert_array_equal(new, START + np.float32(0.5**k) * STEP)
-        assert bool(found.accepted) and int(found.count) == k and float(found.scale) == 0.5**k
+        assert bool(found.accepted) and int(found.backtracks) == k and float(found.scale) == 0.5**k
 
 
 def test_backtracking_returns_the_start_bit_for_bit():
     for step in (STEP, STEP * np.nan, STEP * np.inf):
         new, found = search(lambda p, scale: jnp.asarray(False), step=step)
         np.testing.assert_array_equal(np.asarray(new).view(np.uint32), START.view(np.uint32))
-        assert not bool(found.accepted) and int(found.count) == 4 and float(found.scale) == 0
+        assert not bool(found.accepted) and int(found.backtracks) == 4 and float(found.scale) == 0
     new, found = search(lambda p, scale: scale <= 0.5**5)  # one more than allowed
     assert tiny.same(new, START) and not bool(found.accepted)
     new, found = search(lambda p, scale: scale < 1, limit=0)  # only the full step is tried
-    assert tiny.same(new, START) and not bool(found.accepted) and int(found.count) == 0
+    assert tiny.same(new, START) and not bool(found.accepted) and int(found.backtracks) == 0
 
 
 def test_backtracking_never_accepts_nan():
@@ -166,13 +167,12 @@ def test_backtracking_never_accepts_nan():
         assert tiny.same(new, START) and not bool(found.accepted)
     # NaN far out, sound closer in: the search goes on until it is sound.
     new, found = search(lambda p, scale: jnp.log(1.0 - p[0]) > -3)
-    assert bool(found.accepted) and int(found.count) == 1 and np.all(np.isfinite(new))
+    assert bool(found.accepted) and int(found.backtracks) == 1 and np.all(np.isfinite(new))
 
 
 def test_backtracking_hands_over_candidate_and_scale():
-
-    new, found = search(lambda p, scale: jnp.all(p == START + scale * STEP) & (scale < 0.4), shrink=0.7)
-    assert bool(found.accepted) and int(found.count) == 3
+    _, found = search(lambda p, scale: jnp.all(p == START + scale * STEP) & (scale < 0.4), shrink=0.7)
+    assert bool(found.accepted) and int(found.backtracks) == 3
     np.testing.assert_allclose(float(found.scale), 0.7**3, rtol=1e-6)
 
 
@@ -181,7 +181,7 @@ def test_backtracking_under_vmap():
     run = lambda limit: backtracking(START, STEP, lambda p, scale: scale <= limit, 0.5, 3)
     new, found = jax.vmap(run)(limits)
     np.testing.assert_array_equal(found.accepted, [True, True, False])
-    np.testing.assert_array_equal(found.count, [0, 1, 3])
+    np.testing.assert_array_equal(found.backtracks, [0, 1, 3])
     for row, scale in zip(new, (1.0, 0.5, 0.0), strict=True):
         np.testing.assert_array_equal(row, START + np.float32(scale) * STEP)
 
@@ -215,7 +215,7 @@ def test_exact_trpo_on_the_regulator(x64, case):
     accept = lambda new, scale: (L(new) > L(theta)) & (KL(new) <= radius)
     new, found = backtracking(jnp.asarray(theta), step, accept, 0.5, 10)
     np.testing.assert_allclose(new, accepted, atol=6e-7)
-    assert bool(found.accepted) and int(found.count) == halvings
+    assert bool(found.accepted) and int(found.backtracks) == halvings
     np.testing.assert_allclose([L(new) - L(theta), KL(new)], [gain, kl], atol=6e-8)
     np.testing.assert_allclose(regulator.utility(np.asarray(new)), utility, atol=6e-8)
     np.testing.assert_allclose(regulator.utility(theta), -3.1377781, atol=6e-8)

@@ -1,3 +1,4 @@
+# ruff: noqa: E731 (a lambda reads like the formula)
 """KL, entropy, log-probability and Fisher matrices against textbook forms, sums and integrals."""
 
 from __future__ import annotations
@@ -6,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import divergence as ref
 
+from reference import divergence as ref
 from surefoot.distributions import Categorical, DiagGaussian, expm1_minus
 
 INF = float("inf")
@@ -46,7 +47,9 @@ def test_gaussian_kl_equals_closed_form_and_integral(x64):
         forth, back_again = both_kls(*(DiagGaussian(jnp.asarray(m), jnp.asarray(s)) for m, s in ((mp, lp), (mq, lq))))
         want = ref.gaussian_kl(mp, np.exp(lp), mq, np.exp(lq))
         back = ref.gaussian_kl(mq, np.exp(lq), mp, np.exp(lp))
-        summed = sum(ref.gaussian_kl_by_quadrature(a, np.exp(b), c, np.exp(d)) for a, b, c, d in zip(mp, lp, mq, lq, strict=True))
+        summed = sum(
+            ref.gaussian_kl_by_quadrature(a, np.exp(b), c, np.exp(d)) for a, b, c, d in zip(mp, lp, mq, lq, strict=True)
+        )
         np.testing.assert_allclose(float(forth), want, rtol=1e-12)
         np.testing.assert_allclose(float(back_again), back, rtol=1e-12)
         np.testing.assert_allclose(float(forth), summed, rtol=1e-9)
@@ -74,7 +77,9 @@ def test_float32_gaussian_kl_at_small_radii(kl, tolerance):
     mq = mp + np.exp(lq) * np.sqrt(kl) * rng.choice([-1, 1], lp.shape)
     mp, lp, mq, lq = (x.astype(np.float32) for x in (mp, lp, mq, lq))
     wide = [x.astype(np.longdouble) for x in (mp, lp, mq, lq)]
-    want = (wide[3] - wide[1] + (np.exp(2 * wide[1]) + (wide[0] - wide[2]) ** 2) / (2 * np.exp(2 * wide[3])) - 0.5)[:, 0]
+    want = (wide[3] - wide[1] + (np.exp(2 * wide[1]) + (wide[0] - wide[2]) ** 2) / (2 * np.exp(2 * wide[3])) - 0.5)[
+        :, 0
+    ]
     got = np.asarray(both_kls(DiagGaussian(mp, lp), DiagGaussian(mq, lq))[0])
     assert np.max(np.abs(got - want) / want) < tolerance
     assert 0.3 * kl < np.median(want) < 3 * kl
@@ -161,7 +166,11 @@ def matrices(kl, fisher, at):
 
     @jax.jit
     def all_three(at):
-        return jax.vmap(fisher, (None, 0), 1)(at, jnp.eye(len(at))), jax.hessian(kl, 0)(at, at), jax.hessian(kl, 1)(at, at)
+        return (
+            jax.vmap(fisher, (None, 0), 1)(at, jnp.eye(len(at))),
+            jax.hessian(kl, 0)(at, at),
+            jax.hessian(kl, 1)(at, at),
+        )
 
     return all_three(jnp.asarray(at))
 
@@ -199,7 +208,9 @@ def test_log_prob_and_entropy(x64):
         np.testing.assert_allclose(np.exp(log_p), ref.density(grid, m, np.exp(ls)), atol=1e-14)
         np.testing.assert_allclose(entropy[0], -np.trapezoid(np.exp(log_p) * log_p, grid), rtol=1e-9)
     parts = [np.log(ref.density(np.asarray(0.2), m, np.exp(ls))) for m, ls in zip(mean, log_std, strict=True)]
-    np.testing.assert_allclose(float(log_prob_and_entropy(DiagGaussian(mean, log_std), np.full(3, 0.2))[0]), sum(parts), rtol=1e-12)
+    np.testing.assert_allclose(
+        float(log_prob_and_entropy(DiagGaussian(mean, log_std), np.full(3, 0.2))[0]), sum(parts), rtol=1e-12
+    )
 
     logits = rng.normal(size=4)
     p = ref.probabilities(logits)

@@ -1,3 +1,4 @@
+# ruff: noqa: E731 (a lambda reads like the formula)
 """Methods equal each other where theory says so."""
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
 from jax.flatten_util import ravel_pytree
 
+import tiny
 from surefoot.advantages import GAE
 from surefoot.checks import UsageError
 from surefoot.methods.npg import NPG

@@ -1,3 +1,4 @@
+# ruff: noqa: E731 (a lambda reads like the formula)
 """`learn`: one trace, rows that do not count, updates that are not finite, and what moves when."""
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from surefoot import train
 from surefoot.advantages import GAE
 from surefoot.methods.npg import NPG
@@ -137,7 +138,9 @@ def test_nan_rewards_leave_policy_and_critic_as_they_were(name):
 STANDS_STILL = pytest.mark.xfail(strict=True, reason="learn counts an update as sound whose advantages are NaN")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=STANDS_STILL if n in ("npg", "trpo") else ()) for n in ALGORITHMS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=STANDS_STILL if n in ("npg", "trpo") else ()) for n in ALGORITHMS]
+)
 def test_nan_rewards_are_counted(name):
     states, reports = after_nan(name)
     assert bool(reports[1]["update_skipped"]) and int(states[2].skipped) == 1
@@ -152,7 +155,9 @@ def test_after_a_nan_training_goes_on(name):
     states, reports = after_nan(name)
     assert not bool(reports[2]["update_skipped"])
     assert tiny.distance(states[3].policy, states[2].policy) > 0
-    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((states[3].return_stats, states[3].return_trace)))
+    assert all(
+        bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((states[3].return_stats, states[3].return_trace))
+    )
 
 
 def test_statistics_move_only_after_the_update():

@@ -1,3 +1,4 @@
+# ruff: noqa: E731 (a lambda reads like the formula)
 """The ruler against NumPy, row by row."""
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from jax.flatten_util import ravel_pytree
-from reference.network import Net
 
+import tiny
+from reference.network import Net
 from surefoot.measure import explained_variance, measure, quantile
 
 

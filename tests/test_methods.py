@@ -1,3 +1,4 @@
+# ruff: noqa: E731 (a lambda reads like the formula)
 """TRPO, NPG and PPO in float64 against slow NumPy versions on networks of fewer than 100 parameters."""
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from jax.flatten_util import ravel_pytree
+
+import tiny
 from reference import natural, proximal
 from reference.network import Net, complex_step
-
 from surefoot.checks import UsageError
 from surefoot.curvature import damped, gauss_newton, tree_dot
 from surefoot.methods import METHODS
@@ -60,7 +61,7 @@ def test_the_reference_differentiates_itself(kind):
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_losses_and_gradients(x64, kind):
     """Importance and clipped surrogates away from the old policy, to 1e-10."""
-    _, batch, net, old, data = setting(kind)
+    _, batch, net, _, data = setting(kind)
     new = tiny.policy(kind, seed=5, dtype=np.float64)
     theta = np.asarray(ravel_pytree(new)[0])
 
@@ -181,7 +182,9 @@ def test_four_ppo_steps(x64, kind):
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_more_ppo_steps(x64, kind):
     check_ppo(kind, {"clip": 0.3}, SGD(lr=0.05, epochs=3, minibatches=4, max_grad_norm=None), 12, normalize=False)
-    check_ppo(kind, {"clip": 0.3}, SGD(lr=0.05, epochs=1, minibatches=4, anneal=True, adam_eps=1e-2), 4, normalize=False)
+    check_ppo(
+        kind, {"clip": 0.3}, SGD(lr=0.05, epochs=1, minibatches=4, anneal=True, adam_eps=1e-2), 4, normalize=False
+    )
 
 
 def test_ppo_stops_on_the_kl_of_the_whole_batch(x64):
@@ -202,7 +205,7 @@ def test_ppo_stops_on_the_kl_of_the_whole_batch(x64):
 
 
 def test_ppo_reports_the_share_outside_the_clip(x64):
-    pi, batch, net, _, data = setting("gaussian")
+    _, batch, net, _, data = setting("gaussian")
     far = tiny.policy("gaussian", seed=5, dtype=np.float64)
     method = PPO(clip=0.2, sgd=SGD(lr=0.0, epochs=1, minibatches=1))
     _, _, info = jax.jit(lambda p: method.update(p, method.init(p, jax.random.key(0)), batch, jax.random.key(0)))(far)
@@ -230,7 +233,9 @@ def test_curvature_is_of_the_damped_matrix(x64):
     product = gauss_newton(pi, batch)
     v = jnp.ones_like(flat)
     bare = float(v @ ravel_pytree(product(unravel(v)))[0])
-    np.testing.assert_allclose(tree_dot(unravel(v), damped(product, 0.3)(unravel(v))), bare + 0.3 * flat.size, rtol=1e-12)
+    np.testing.assert_allclose(
+        tree_dot(unravel(v), damped(product, 0.3)(unravel(v))), bare + 0.3 * flat.size, rtol=1e-12
+    )
 
 
 REFUSED = [

@@ -1,3 +1,4 @@
+# ruff: noqa: E731 (a lambda reads like the formula)
 """Initialisation, shapes, and the floor and ceiling of log sigma."""
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from surefoot.checks import UsageError
 from surefoot.distributions import Categorical, DiagGaussian
 from surefoot.networks import ACTIVATIONS, ActorCritic, Linear, Networks, bounded

@@ -1,3 +1,4 @@
+# ruff: noqa: E731 (a lambda reads like the formula)
 """Shuffles, minibatch sweeps, and Adam behind a clipped gradient."""
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-from reference.proximal import Adam
 from scipy import stats
 
+import tiny
+from reference.proximal import Adam
 from surefoot.checks import UsageError
 from surefoot.sgd import SGD, shuffles, sweep
 from surefoot.types import standardize

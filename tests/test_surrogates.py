@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from surefoot.checks import UsageError
 from surefoot.surrogates import SURROGATES, Clipped, Importance, ratio
 
@@ -63,5 +63,5 @@ def test_rows_that_do_not_count_give_no_nan():
 def test_the_table_and_the_ranges():
     assert {name: record() for name, record in SURROGATES.items()} == {"importance": Importance(), "clipped": Clipped()}
     for clip in (0.0, -1.0, float("nan"), None, "0.2"):
-        with pytest.raises(UsageError, match="Clipped.clip is"):
+        with pytest.raises(UsageError, match=r"Clipped\.clip is"):
             Clipped(clip)

@@ -1,13 +1,16 @@
+# ruff: noqa: E731 (a lambda reads like the formula)
 """The critic's loss and fit, the shared critic's penalty, and the entropy bonus."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from surefoot.checks import UsageError
 from surefoot.networks import Networks
 from surefoot.sgd import SGD
@@ -19,9 +22,9 @@ def critic_and_batch(rows=64):
     """A critic and a batch whose value target is linear in the observation."""
     critic = tiny.cast(tiny.networks("categorical").init(tiny.spec("categorical"), 0)[1], np.float32)
     batch = tiny.batch("categorical", tiny.policy("categorical"), rows=rows, masked=8)
-    import dataclasses
-
-    return critic, dataclasses.replace(batch, value_target=batch.obs @ jnp.asarray([1.0, -0.5, 0.2]), value=critic(batch.obs))
+    return critic, dataclasses.replace(
+        batch, value_target=batch.obs @ jnp.asarray([1.0, -0.5, 0.2]), value=critic(batch.obs)
+    )
 
 
 def test_value_loss_is_half_the_mean_square_and_clips_pessimistically():
@@ -81,6 +84,11 @@ def test_entropy_bonus_and_its_gradient(kind):
 
 
 def test_fields_out_of_range_are_refused():
-    for make in (lambda: ValueFit(clip=0.0), lambda: SharedValue(coef=-1.0), lambda: SharedValue(clip=-1.0), lambda: EntropyBonus(None)):
+    for make in (
+        lambda: ValueFit(clip=0.0),
+        lambda: SharedValue(coef=-1.0),
+        lambda: SharedValue(clip=-1.0),
+        lambda: EntropyBonus(None),
+    ):
         with pytest.raises(UsageError, match="allowed"):
             make()

@@ -1,3 +1,4 @@
+# ruff: noqa: E731 (a lambda reads like the formula)
 """Tiny policies and batches that many tests share."""
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ from surefoot.types import Batch, Rollout, standardize
 NORMALIZATIONS = ("batch", "minibatch", "none")
 
 
-def discounted(rate: Float[Array, "T N"], x: Float[Array, "T N"], start: Float[Array, " N"], reverse: bool = False) -> Array:
+def discounted(
+    rate: Float[Array, "T N"], x: Float[Array, "T N"], start: Float[Array, " N"], reverse: bool = False
+) -> Array:
     """y[t] = x[t] + rate[t] y[t-1] with y[-1] = start (or from the end, with y[t+1], if `reverse`)."""
 
     def step(y: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -14,18 +14,18 @@ from surefoot.types import Batch
 Product = Callable[[Any], Any]
 
 
-def tree_dot(a: PyTree, b: PyTree) -> Array:
+def tree_dot(a: Any, b: Any) -> Array:
     """Inner product of two trees of arrays."""
     # From a Python zero: an array would be float64 under jax_enable_x64 and widen float32 parameters.
     return jnp.asarray(sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))))
 
 
-def tree_scale(scale: Array | float, tree: PyTree) -> Any:
+def tree_scale(scale: Array | float, tree: Any) -> Any:
     """scale * tree."""
     return jax.tree.map(lambda x: scale * x, tree)
 
 
-def tree_add(a: PyTree, scale: Array | float, b: PyTree) -> Any:
+def tree_add(a: Any, scale: Array | float, b: Any) -> Any:
     """a + scale * b."""
     return jax.tree.map(lambda x, y: x + scale * y, a, b)
 
@@ -37,8 +37,8 @@ def tree_where(condition: Array, a: PyTree, b: PyTree) -> Any:
 
 def all_finite(tree: PyTree) -> Array:
     """Whether no leaf holds NaN or infinity."""
-    leaves = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    return jnp.all(jnp.stack(leaves)) if leaves else jnp.asarray(True)
+    numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in numbers])) if numbers else jnp.asarray(True)
 
 
 def gauss_newton(policy: Any, batch: Batch) -> Product:
@@ -99,7 +99,7 @@ class Search(NamedTuple):
 
     accepted: Array
     """Whether a candidate was accepted; if not, the start was returned."""
-    count: Array
+    backtracks: Array
     """Times the step was shrunk before the candidate that was accepted (or before giving up)."""
     scale: Array
     """Share of the full step taken; 0 if none was accepted."""

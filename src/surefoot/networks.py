@@ -5,6 +5,7 @@ Initialised in NumPy (orthogonal by QR): eager initialisation through jax costs 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -123,7 +124,7 @@ class ActorCritic(eqx.Module):
 
 @dataclass(frozen=True)
 class Networks:
-    """The shape of policy and critic. Initialisation after methods.md 1.5: gain sqrt(2), policy head 0.01, value head 1."""
+    """The shape of policy and critic. Orthogonal weights: gain sqrt(2), policy head 0.01, value head 1; no biases."""
 
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, of the policy and of the critic."""
@@ -143,14 +144,22 @@ class Networks:
     """Hidden layers that policy and critic share: 0 none, 1 the first (TREFree), len(hidden) the whole trunk."""
 
     def __post_init__(self) -> None:
-        sizes = isinstance(self.hidden, (tuple, list)) and all(isinstance(h, int) and 1 <= h <= 65536 for h in self.hidden)
+        sizes = isinstance(self.hidden, (tuple, list)) and all(
+            isinstance(h, int) and 1 <= h <= 65536 for h in self.hidden
+        )
         require(sizes, self, "hidden", self.hidden, "widths of at least 1, as in 64 64")
         object.__setattr__(self, "hidden", tuple(self.hidden))
         require(self.activation in ACTIVATIONS, self, "activation", self.activation, ", ".join(ACTIVATIONS))
         check_number(self, "head_gain", low=0, high=100)
         check_number(self, "log_std_min", low=-20, high=20)
         check_number(self, "log_std_max", low=-20, high=20)
-        require(self.log_std_min < self.log_std_max, self, "log_std_min", self.log_std_min, f"less than log_std_max = {self.log_std_max}")
+        require(
+            self.log_std_min < self.log_std_max,
+            self,
+            "log_std_min",
+            self.log_std_min,
+            f"less than log_std_max = {self.log_std_max}",
+        )
         check_number(self, "log_std_init", low=self.log_std_min, high=self.log_std_max)
         ok = isinstance(self.shared_layers, int) and 0 <= self.shared_layers <= len(self.hidden)
         require(ok, self, "shared_layers", self.shared_layers, f"0 to {len(self.hidden)}, the number of hidden layers")
@@ -170,7 +179,7 @@ class Networks:
         return ActorCritic(trunk, actor, critic), ()
 
     def _body(self, rng: np.random.Generator, widths: tuple[int, ...]) -> MLP:
-        pairs = zip(widths[:-1], widths[1:], strict=True)
+        pairs = itertools.pairwise(widths)
         return MLP(tuple(Linear.orthogonal(rng, a, b, math.sqrt(2)) for a, b in pairs), self.activation)
 
     def _head(self, rng: np.random.Generator, spec: EnvSpec, width: int) -> GaussianHead | CategoricalHead:

@@ -109,8 +109,9 @@ class SGD:
         def step(carry: tuple[Array, Any], mb: Batch) -> tuple[tuple[Array, Any], dict[str, Array]]:
             flat, opt = carry
             (value, info), grads = jax.value_and_grad(loss, has_aux=True)(unravel(flat), mb)
-            direction, opt = transform.update(ravel_pytree(grads)[0], opt)
-            return (flat - rate * direction, opt), {"loss": value} | info
+            move: Any
+            move, opt = transform.update(ravel_pytree(grads)[0], opt)
+            return (flat - rate * move, opt), {"loss": value} | info
 
         if stop is None:
             (flat, opt), infos = sweep(step, (flat, opt), batch, key, self.epochs, self.minibatches)

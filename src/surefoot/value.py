@@ -60,7 +60,7 @@ class ValueFit:
 
 @dataclass(frozen=True)
 class SharedValue:
-    """A value function on the policy's own first layers; its loss enters the policy's objective. First-order methods only."""
+    """A value function on the policy's own first layers; its loss enters the objective of first-order methods."""
 
     coef: float = 0.5
     """Weight of the value loss."""

@@ -1,5 +1,7 @@
-"""The simple regulator of Kochenderfer et al., ch. 12 in closed form: s ~ N(0.3, 0.1^2), s' ~ N(s + a, 0.1^2), r = -s^2,
-a ~ N(t1 s, t2^2), depth d, no discount."""
+"""The simple regulator of Kochenderfer et al., ch. 12 in closed form.
+
+s ~ N(0.3, 0.1^2), s' ~ N(s + a, 0.1^2), r = -s^2, a ~ N(t1 s, t2^2), depth d, no discount.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def td_errors(reward, value, next_value, terminated, gamma):
 
 
 def gae(reward, value, next_value, terminated, truncated, gamma, lam):
-    """sum_k (gamma lam)^k delta[t + k] up to the end of the episode or of the rollout (Schulman et al., 2016, eq. 16)."""
+    """sum_k (gamma lam)^k delta[t + k] up to the end of the episode or of the rollout (2016, eq. 16)."""
     delta = td_errors(reward, value, next_value, terminated, gamma)
     out = np.zeros_like(value)
     steps, envs = value.shape

@@ -63,8 +63,9 @@ class PPO:
             return penalty(p, mb) - gain, {"clip_fraction": mb.mean(outside.astype(gain.dtype))}
 
         def far(p: Any) -> Array:
-            return batch.mean(batch.old.kl(p(batch.obs))) > self.stop_kl
+            return batch.mean(batch.old.kl(p(batch.obs))) > limit
 
+        limit = jnp.inf if self.stop_kl is None else self.stop_kl
         stop = None if self.stop_kl is None else far
         policy, state, info = self.sgd.minimise(loss, policy, state, batch, key, stop)
         return policy, state, {f"ppo_{name}": x for name, x in info.items()}

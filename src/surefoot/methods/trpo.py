@@ -50,7 +50,7 @@ class TRPO:
     max_backtracks: int = 10
     """Times the step may shrink before the old policy is kept."""
     min_gain_ratio: float = 0.0
-    """Share of the linearly predicted gain that must be realised: 0 asks for any improvement, 0.1 is the authors' code."""
+    """Share of the linearly predicted gain that must be realised: 0 asks for any, 0.1 is the authors' code."""
     surrogate: Surrogate = Importance()
     """What is maximised."""
 
@@ -89,5 +89,10 @@ class TRPO:
             return (gain > 0) & (gain >= self.min_gain_ratio * scale * slope) & within(KL(p), self.max_kl)
 
         policy, search = backtracking(policy, step, accept, self.backtrack, self.max_backtracks)
-        info = {"accepted": search.accepted, "backtracks": search.count, "cg_residual": residual, "curvature": curvature}
+        info = {
+            "accepted": search.accepted,
+            "backtracks": search.backtracks,
+            "cg_residual": residual,
+            "curvature": curvature,
+        }
         return policy, state, info

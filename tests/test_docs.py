@@ -1,0 +1,65 @@
+"""What README and CONTRIBUTING show works as shown, and every method and column has its page."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from surefoot import Agent
+from surefoot.cli import main
+from surefoot.methods import METHODS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def blocks(name, language):
+    """Fenced code of a language in a file."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text(), re.S)
+
+
+def test_the_method_in_contributing_trains_as_it_stands(tmp_path):
+    (code,) = blocks("CONTRIBUTING.md", "python")
+    space = {"__name__": "contributed"}
+    exec(code, space)
+    agent = Agent(space["RestrictedStep"](), "jax:CartPole-v1", num_envs=4, num_steps=32).learn(256)
+    assert agent.update == 2 and agent.report["kl_mean"] > 0
+
+
+def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = blocks("README.md", "python")
+    quick = first.replace("1_000_000", "4_096").replace("HalfCheetah-v5", "Pendulum-v1").replace("[0.0] * 17", "[0.0] * 3")
+    exec(quick.replace("episodes=20", "episodes=2"), {})
+    assert (tmp_path / "cheetah" / "config.json").exists()
+    exec(second.replace("num_envs=64", "num_envs=2").replace("100)", "2)"), {})
+
+
+def test_the_readme_opens_with_exactly_two_commands():
+    opening = blocks("README.md", "console")[0].strip().splitlines()
+    assert [line.split()[:2] for line in opening] == [["make", "train"], ["make", "test"]]
+
+
+@pytest.mark.parametrize("line", [w for b in blocks("README.md", "console")[1:] for w in b.splitlines() if "surefoot train" in w])
+def test_the_readmes_training_commands_are_understood(line, tmp_path, monkeypatch, capsys):
+    if "envpool:" in line:
+        pytest.importorskip("envpool")
+    pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)
+    words = line.split("#")[0].split()
+    assert main([*words[words.index("surefoot") + 1 :], "--print-config"]) == 0
+    assert '"method"' in capsys.readouterr().out
+
+
+def test_every_method_has_a_page_and_a_row():
+    readme = (ROOT / "README.md").read_text()
+    for name in METHODS:
+        assert (ROOT / "docs" / "methods" / f"{name}.md").exists()
+        assert f"(docs/methods/{name}.md)" in readme
+
+
+def test_every_column_is_explained():
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    for method in ("trpo", "ppo"):
+        agent = Agent(method, "jax:CartPole-v1", num_envs=4, num_steps=64).learn(256)
+        for key in agent.report:
+            assert f"`{key}`" in page, key
