@@ -184,8 +184,15 @@ def table() -> None:
     rows = read(STORE)
     lines = ["# Learning: TRPO and PPO at one million steps", ""]
     lines += ["Made by `python benchmarks/learning.py table` from learning.jsonl and equal_learning_peers.jsonl.", ""]
-    lines += ["## Presets", "", "`python benchmarks/learning.py presets --jobs 2`: mean return of the last 100 training episodes, and of 20"]
-    lines += ["deterministic evaluation episodes; interquartile mean over seeds 0 to 4 with a 95 % bootstrap interval.", ""]
+    lines += [
+        "## Presets",
+        "",
+        "`python benchmarks/learning.py presets --jobs 2`: mean return of the last 100 training episodes, and of 20",
+    ]
+    lines += [
+        "deterministic evaluation episodes; interquartile mean over seeds 0 to 4 with a 95 % bootstrap interval.",
+        "",
+    ]
     lines += ["| method | environment | training return | evaluation return | largest mean KL / max_kl | median / max_kl | accepted, least | worst state KL | seconds |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for method in ("trpo", "ppo"):
         for env in ("envpool:HalfCheetah-v5", "envpool:Hopper-v5"):
@@ -206,9 +213,20 @@ def table() -> None:
                 f"{statistics.median(r['seconds'] for r in got):.0f}",
             ]
             lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "## Equal learning", "", "The same settings on both sides, the same 8 Gymnasium environments, one million steps, seeds 0 to 4;"]
-    lines += ["`python benchmarks/learning.py equal --jobs 2` and `benchmarks/peers/learn_sb3.py` in the peers' environment.", ""]
-    lines += ["| method | environment | measure | surefoot | peer | difference | relative |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "## Equal learning",
+        "",
+        "The same settings on both sides, the same 8 Gymnasium environments, one million steps, seeds 0 to 4;",
+    ]
+    lines += [
+        "`python benchmarks/learning.py equal --jobs 2` and `benchmarks/peers/learn_sb3.py` in the peers' environment.",
+        "",
+    ]
+    lines += [
+        "| method | environment | measure | surefoot | peer | difference | relative |",
+        "|---|---|---|---|---|---|---|",
+    ]
     peers = read(PEERS)
     for method in ("trpo", "ppo"):
         for env in ("HalfCheetah-v5", "Hopper-v5"):

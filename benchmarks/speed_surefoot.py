@@ -88,7 +88,9 @@ def raw_envpool(env: str, num_envs: int, steps: int) -> float:
     import envpool
     import numpy as np
 
-    pool = envpool.make_gymnasium(env.removeprefix("envpool:"), num_envs=num_envs, seed=0, num_threads=len(os.sched_getaffinity(0)))
+    pool = envpool.make_gymnasium(
+        env.removeprefix("envpool:"), num_envs=num_envs, seed=0, num_threads=len(os.sched_getaffinity(0))
+    )
     pool.reset()
     rng = np.random.default_rng(0)
     actions = [rng.uniform(-1, 1, (num_envs, *pool.action_space.shape)) for _ in range(16)]

@@ -88,7 +88,18 @@ def main() -> None:
                 raw.append(call(sys.executable, [*OURS, "raw-envpool", "envpool:HalfCheetah-v5", "--num-envs", "64"]))
         mine, theirs = (statistics.median(r[key] for r in rs) for rs in (a, b))
         ratio = theirs / mine if key.endswith("_ms") else mine / theirs
-        rows.append({"work": name, "surefoot": mine, "peer": theirs, "unit": key, "ratio": ratio, "asked": floor, "runs_surefoot": a, "runs_peer": b})
+        rows.append(
+            {
+                "work": name,
+                "surefoot": mine,
+                "peer": theirs,
+                "unit": key,
+                "ratio": ratio,
+                "asked": floor,
+                "runs_surefoot": a,
+                "runs_peer": b,
+            }
+        )
         print(f"{name:<48} {mine:>10.1f} {theirs:>10.1f} {key:<17} ratio {ratio:5.2f} (asked {floor})", flush=True)
     limit = statistics.median(r["steps_per_second"] for r in raw)
     share = next(r["surefoot"] for r in rows if r["work"].startswith("PPO, envpool")) / limit
@@ -100,7 +111,11 @@ def main() -> None:
         print(f"start-up, {kind}: {statistics.median(starts[kind]):.2f} s (asked {asked})")
     record = {
         "command": " ".join(["python", *sys.argv]),
-        "machine": {"processor": platform.machine(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+        "machine": {
+            "processor": platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "python": platform.python_version(),
+        },
         "rows": rows,
         "raw_envpool": [r["steps_per_second"] for r in raw],
         "share_of_raw": share,

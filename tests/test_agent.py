@@ -21,10 +21,15 @@ def test_the_submodule_evaluate_does_not_hide_the_function():
     assert callable(surefoot.evaluate)
 
 
-@pytest.mark.parametrize("method", ["trpo", TRPO(max_kl=0.02), "npg", NPG(lr=0.1, max_kl=None), "ppo", PPO(stop_kl=0.02, sgd=SGD(minibatches=4))])
+@pytest.mark.parametrize(
+    "method",
+    ["trpo", TRPO(max_kl=0.02), "npg", NPG(lr=0.1, max_kl=None), "ppo", PPO(stop_kl=0.02, sgd=SGD(minibatches=4))],
+)
 def test_methods_by_name_and_by_record(method):
     value = ValueFit(SGD(minibatches=2, epochs=2))
-    agent = Agent(method, "jax:CartPole-v1", value=value, preset="none" if not isinstance(method, str) else None, **SMALL)
+    agent = Agent(
+        method, "jax:CartPole-v1", value=value, preset="none" if not isinstance(method, str) else None, **SMALL
+    )
     agent.learn(100)
     assert agent.env_steps == 128 and agent.update == 2
     if not isinstance(method, str):
@@ -41,7 +46,9 @@ def test_environments_as_id_object_function_and_vector():
     make = lambda: gymnasium.make("CartPole-v1")  # noqa: E731
     vector = gymnasium.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync")
     for env, count in (("CartPole-v1", 2), (make(), 1), (make, 2), (vector, 3)):
-        agent = Agent(TRPO(), env, num_steps=8, num_envs=count if count != 3 else None, value=ValueFit(SGD(minibatches=2)))
+        agent = Agent(
+            TRPO(), env, num_steps=8, num_envs=count if count != 3 else None, value=ValueFit(SGD(minibatches=2))
+        )
         agent.learn(16)
         assert agent.spec.num_envs == count
         assert agent.config.env == "CartPole-v1"

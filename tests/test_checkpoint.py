@@ -28,7 +28,11 @@ def test_round_trip_keeps_values_shapes_and_keys(tmp_path):
     np.testing.assert_array_equal(again["a"], tree(1)["a"])
     assert again["b"][0] == 7 and again["b"][1].shape == ()
     assert jax.random.bits(again["key"]) == jax.random.bits(jax.random.key(1))
-    assert sorted(p.name for p in (tmp_path / "000001").iterdir()) == ["arrays.safetensors", "manifest.json", "state.json"]
+    assert sorted(p.name for p in (tmp_path / "000001").iterdir()) == [
+        "arrays.safetensors",
+        "manifest.json",
+        "state.json",
+    ]
     assert not list(tmp_path.glob(".tmp*"))
 
 
@@ -97,7 +101,11 @@ def test_agents_come_back_as_they_were(tmp_path):
     agent = Agent("trpo", "jax:CartPole-v1", num_envs=4, num_steps=16, seed=3).learn(128)
     agent.save(tmp_path / "saved")
     again = Agent.load(tmp_path / "saved")
-    for a, b in zip(jax.tree.leaves(checkpoint.tree_to_arrays(agent.state)), jax.tree.leaves(checkpoint.tree_to_arrays(again.state)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(checkpoint.tree_to_arrays(agent.state)),
+        jax.tree.leaves(checkpoint.tree_to_arrays(again.state)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(a, b)
     assert (again.env_steps, again.update, again.episodes) == (agent.env_steps, agent.update, agent.episodes)
     assert again.recent == agent.recent

@@ -28,7 +28,9 @@ def test_the_method_in_contributing_trains_as_it_stands(tmp_path):
 def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = blocks("README.md", "python")
-    quick = first.replace("1_000_000", "4_096").replace("HalfCheetah-v5", "Pendulum-v1").replace("[0.0] * 17", "[0.0] * 3")
+    quick = (
+        first.replace("1_000_000", "4_096").replace("HalfCheetah-v5", "Pendulum-v1").replace("[0.0] * 17", "[0.0] * 3")
+    )
     exec(quick.replace("episodes=20", "episodes=2"), {})
     assert (tmp_path / "cheetah" / "config.json").exists()
     exec(second.replace("num_envs=64", "num_envs=2").replace("100)", "2)"), {})
@@ -39,7 +41,9 @@ def test_the_readme_opens_with_exactly_two_commands():
     assert [line.split()[:2] for line in opening] == [["make", "train"], ["make", "test"]]
 
 
-@pytest.mark.parametrize("line", [w for b in blocks("README.md", "console")[1:] for w in b.splitlines() if "surefoot train" in w])
+@pytest.mark.parametrize(
+    "line", [w for b in blocks("README.md", "console")[1:] for w in b.splitlines() if "surefoot train" in w]
+)
 def test_the_readmes_training_commands_are_understood(line, tmp_path, monkeypatch, capsys):
     if "envpool:" in line:
         pytest.importorskip("envpool")

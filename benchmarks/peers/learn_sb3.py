@@ -24,7 +24,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 SETTINGS = {
-    "ppo": dict(n_steps=256, batch_size=64, n_epochs=10, learning_rate=3e-4, clip_range=0.2, gamma=0.99, gae_lambda=0.95),
+    "ppo": dict(
+        n_steps=256, batch_size=64, n_epochs=10, learning_rate=3e-4, clip_range=0.2, gamma=0.99, gae_lambda=0.95
+    ),
     "trpo": dict(
         n_steps=256,
         batch_size=128,
@@ -58,7 +60,9 @@ def main() -> None:
             continue
         venv = make_vec_env(args.env, n_envs=8, seed=seed)
         venv = VecNormalize(venv, gamma=SETTINGS[args.method]["gamma"])
-        model = CLASSES[args.method]("MlpPolicy", venv, seed=seed, device="cpu", stats_window_size=100, **SETTINGS[args.method])
+        model = CLASSES[args.method](
+            "MlpPolicy", venv, seed=seed, device="cpu", stats_window_size=100, **SETTINGS[args.method]
+        )
         start = time.perf_counter()
         model.learn(args.steps)
         seconds = time.perf_counter() - start
@@ -91,7 +95,12 @@ def main() -> None:
         }
         with out.open("a") as f:
             f.write(json.dumps(record) + "\n")
-        print(json.dumps({k: record[k] for k in ("method", "env", "seed", "train_return_last100", "eval_return_mean", "seconds")}), flush=True)
+        print(
+            json.dumps(
+                {k: record[k] for k in ("method", "env", "seed", "train_return_last100", "eval_return_mean", "seconds")}
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -82,7 +82,9 @@ def main() -> None:
     build(args.method, args.env, args.num_envs, args.cg).learn(2048 * (args.updates + WARMUP + 1), callback=clock)
     per_update = np.diff(clock.times)[WARMUP:]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(json.dumps({"steps_per_second": 2048 / float(np.mean(per_update)), "peak_gb": peak, "updates": len(per_update)}))
+    print(
+        json.dumps({"steps_per_second": 2048 / float(np.mean(per_update)), "peak_gb": peak, "updates": len(per_update)})
+    )
 
 
 if __name__ == "__main__":

@@ -53,7 +53,11 @@ class TrustReport:
     def __str__(self) -> str:
         worst = max(self.kl_max, default=0.0)
         median = float(np.median(self.kl_mean)) if self.kl_mean else 0.0
-        bound = "no bound asked" if self.max_kl is None else f"{self.violations} violations of {self.promise} <= {self.max_kl:g}"
+        bound = (
+            "no bound asked"
+            if self.max_kl is None
+            else f"{self.violations} violations of {self.promise} <= {self.max_kl:g}"
+        )
         return f"{bound} in {len(self.kl_mean)} updates · {self.rolled_back} rolled back · median KL {median:.3g} · worst state {worst:.3g}"
 
 
@@ -331,8 +335,10 @@ def _settle(
     name = method if isinstance(method, str) else method_name(method)
     env_name = env if isinstance(env, str) else _plain_id(env)
     if config is None:
-        known = isinstance(method, str) or type(method) is _known(name)
-        base = choose(name, env_name, preset) if known else Config(method=method, value=ValueFit(), env=env_name)
+        if isinstance(method, str) or type(method) is _known(name):
+            base = choose(name, env_name, preset)
+        else:
+            base = Config(method=method, value=ValueFit(), env=env_name)
         if not isinstance(env, str):
             single = not callable(env) and not hasattr(env, "num_envs")
             base = dataclasses.replace(base, num_envs=getattr(env, "num_envs", 1 if single else base.num_envs))
@@ -366,7 +372,19 @@ def environment() -> dict[str, Any]:
     import importlib.metadata as metadata
     import os
 
-    packages = ("surefoot", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco", "envpool", "gymnax", "box2d")
+    packages = (
+        "surefoot",
+        "jax",
+        "jaxlib",
+        "equinox",
+        "optax",
+        "numpy",
+        "gymnasium",
+        "mujoco",
+        "envpool",
+        "gymnax",
+        "box2d",
+    )
     versions = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -387,7 +405,9 @@ def code_state() -> dict[str, Any] | None:
 
     def git(*args: str) -> str | None:
         try:
-            done = subprocess.run(("git", "-C", str(root), *args), capture_output=True, text=True, timeout=5, check=True)
+            done = subprocess.run(
+                ("git", "-C", str(root), *args), capture_output=True, text=True, timeout=5, check=True
+            )
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
@@ -34,7 +35,7 @@ def _path_name(path: Any) -> str:
 
 
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def tree_to_arrays(tree: Any) -> dict[str, np.ndarray]:
@@ -59,7 +60,7 @@ def tree_from_arrays(template: Any, arrays: dict[str, np.ndarray], where: str) -
             raise DamagedCheckpoint(
                 f"{where}: array {name} is {got.dtype}{list(got.shape)}, the configuration asks for {like.dtype}{list(like.shape)}"
             )
-        return jax.random.wrap_key_data(got, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else got
+        return jax.random.wrap_key_data(jnp.asarray(got), impl=jax.random.key_impl(leaf)) if _is_key(leaf) else got
 
     return jax.tree_util.tree_map_with_path(fill, template)
 

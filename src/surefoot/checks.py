@@ -34,7 +34,7 @@ def check_number(
 
     Raises `UsageError` with the field, the value and the range.
     """
-    value = getattr(record, field)
+    value: Any = getattr(record, field)
     if value is None and optional:
         return
     if value is not None and not isinstance(value, (int, float, str, bool, tuple, list)):
@@ -42,7 +42,8 @@ def check_number(
     left, right = "(" if open_low else "[", ")" if open_high else "]"
     allowed = f"a number in {left}{low:g}, {high:g}{right}" + (", or none" if optional else "")
     ok = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
-    ok = ok and (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
+    if ok:
+        ok = (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
     require(ok, record, field, value, allowed)
 
 

@@ -33,7 +33,9 @@ def spark(values: list[float], width: int = 12) -> str:
     """The course of a number as little bars."""
     if not values:
         return ""
-    picked = values if len(values) <= width else [values[int(i * (len(values) - 1) / (width - 1))] for i in range(width)]
+    picked = (
+        values if len(values) <= width else [values[int(i * (len(values) - 1) / (width - 1))] for i in range(width)]
+    )
     low, high = min(picked), max(picked)
     span = (high - low) or 1.0
     return "".join(BARS[min(7, int(8 * (v - low) / span))] for v in picked)
@@ -147,7 +149,9 @@ class Panel(_View):
         left = t["seconds"] * max(0, self.target - m["env_steps"]) / done
         bound = self.agent.bound
         if bound is None:
-            trust = f"KL mean {number(m['kl_mean'], '.4f')}, no bound asked" + ("" if self.stop is None else f", epochs stop above {self.stop:g}")
+            trust = f"KL mean {number(m['kl_mean'], '.4f')}, no bound asked" + (
+                "" if self.stop is None else f", epochs stop above {self.stop:g}"
+            )
         else:
             trust = f"KL mean {number(m['kl_mean'], '.4f')} of {bound:.4f} {gauge(m['kl_mean'] / bound)}"
         trust += f"   worst state {number(m['kl_max'])}"

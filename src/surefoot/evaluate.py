@@ -49,7 +49,13 @@ class Score:
     def to_json(self) -> dict[str, Any]:
         """The line `eval --json` prints."""
         low, high = self.ci95
-        value = {"mean": self.mean, "iqm": self.iqm, "ci95": [low, high], "min": min(self.returns), "max": max(self.returns)}
+        value = {
+            "mean": self.mean,
+            "iqm": self.iqm,
+            "ci95": [low, high],
+            "min": min(self.returns),
+            "max": max(self.returns),
+        }
         return {
             "return": {k: [round(x, 6) for x in v] if isinstance(v, list) else round(v, 6) for k, v in value.items()},
             "length": {"mean": round(float(np.mean(self.lengths)), 3)},
@@ -151,7 +157,14 @@ def _play_device(
 
     def run(key: Any) -> tuple[Any, ...]:
         k_reset, key = jax.random.split(key)
-        start = (env.reset(k_reset), key, jnp.zeros(n), jnp.zeros(n, jnp.int32), jnp.ones(n, bool), jnp.zeros((), jnp.int32))
+        start = (
+            env.reset(k_reset),
+            key,
+            jnp.zeros(n),
+            jnp.zeros(n, jnp.int32),
+            jnp.ones(n, bool),
+            jnp.zeros((), jnp.int32),
+        )
         return jax.lax.while_loop(lambda c: jnp.any(c[4]) & (c[5] < STEP_CAP), step, start)
 
     _, _, total, length, live, _ = jax.device_get(jax.jit(run)(jax.random.key(seed)))

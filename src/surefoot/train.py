@@ -148,9 +148,7 @@ def learn(algo: Algorithm, ts: TrainState, rollout: Rollout, seen: RunningStats 
         rollout, return_stats, trace = scale_rewards(rollout, return_stats, trace, algo.advantage.gamma)
     batch = algo.advantage(rollout, ts.policy, algo.value.of(ts.policy, ts.critic), ts.progress)
 
-    policy, method_state, info = algo.method.update(
-        ts.policy, ts.method_state, batch, k_policy, penalty=algo.penalty
-    )
+    policy, method_state, info = algo.method.update(ts.policy, ts.method_state, batch, k_policy, penalty=algo.penalty)
     critic, value_state, value_info = algo.value.update(ts.critic, ts.value_state, batch, k_value)
 
     sound = all_finite((policy, method_state)) & jnp.isfinite(batch.max(batch.old.kl(policy(batch.obs))))

@@ -125,8 +125,18 @@ class Batch(eqx.Module):
     def take(self, rows: Array) -> Batch:
         """The given rows of every array; scalars stay."""
         pick = lambda x: jnp.take(x, rows, axis=0)  # noqa: E731
-        fields = (self.obs, self.action, self.log_prob, self.old, self.advantage, self.value_target, self.value, self.mask)
-        return Batch(*jax.tree.map(pick, fields), self.progress, self.standardize_minibatch)
+        fields = (
+            self.obs,
+            self.action,
+            self.log_prob,
+            self.old,
+            self.advantage,
+            self.value_target,
+            self.value,
+            self.mask,
+        )
+        taken = jax.tree.map(pick, fields)
+        return Batch(*taken, self.progress, self.standardize_minibatch)  # pyright: ignore[reportCallIssue] (a tuple of eight)
 
     def minibatch(self, rows: Array) -> Batch:
         """`take`, with the advantage standardised over the rows taken where the batch asks for it."""

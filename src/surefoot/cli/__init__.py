@@ -35,9 +35,8 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code. What cannot be used is one line on standard error."""
-    args = list(sys.argv[1:] if argv is None else argv)
+def dispatch(args: list[str]) -> int:
+    """Help and version here, a command in its own file. Raises `UsageError` for a name that is no command."""
     if not args or args[0] in ("-h", "--help", "help"):
         print(overview())
         return EXIT_DONE
@@ -46,24 +45,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"surefoot {__version__}")
         return EXIT_DONE
-    from surefoot.checks import EnvironmentFault, UsageError
+    from surefoot.checks import UsageError
     from surefoot.envs import nearest
 
-    name, rest = args[0], args[1:]
+    name = args[0]
+    if name not in COMMANDS:
+        raise UsageError(f"no command is called {name!r}{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
+    return importlib.import_module(f"surefoot.cli.{name}_").run(args[1:])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code. What cannot be used is one line on standard error."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    from surefoot.checks import EnvironmentFault, UsageError
+
     try:
-        if name not in COMMANDS:
-            raise UsageError(f"no command is called {name!r}{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
-        return importlib.import_module(f"surefoot.cli.{name}_").run(rest)
+        return dispatch(args)
     except UsageError as error:
         print(f"surefoot: {error}", file=sys.stderr)
         return EXIT_USAGE
     except EnvironmentFault as error:
         print(f"surefoot: {error}", file=sys.stderr)
         return EXIT_FAULT
+    except BrokenPipeError:  # whoever read the output has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (or the interpreter complains once more at its end)
+        return EXIT_DONE
     except OSError as error:
         print(f"surefoot: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
         return EXIT_FAULT
-    except BrokenPipeError:
-        return EXIT_DONE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

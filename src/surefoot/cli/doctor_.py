@@ -42,7 +42,7 @@ def gymnax_works() -> str:
     try:
         import gymnax  # noqa: F401
     except Exception as error:
-        return f"gymnax cannot be imported ({error}). Run: pip install \"surefoot[gymnax]\""
+        return f'gymnax cannot be imported ({error}). Run: pip install "surefoot[gymnax]"'
     return ""
 
 

@@ -7,14 +7,13 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import tyro
 
 from surefoot.checks import UsageError
 from surefoot.surrogates import SURROGATES, Surrogate
 
-T = TypeVar("T")
 _SCALE = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
@@ -100,7 +99,7 @@ def _wide() -> Any:
             os.environ["COLUMNS"] = old
 
 
-def parse(kind: Any, args: Sequence[str], *, prog: str, default: T | None = None) -> Any:
+def parse(kind: Any, args: Sequence[str], *, prog: str, default: Any = None) -> Any:
     """The record of `kind` that flags describe. Raises `UsageError` with one line; `--help` prints and exits 0."""
     options: dict[str, Any] = {} if default is None else {"default": default}
     settings = {"prog": prog, "config": (tyro.conf.AvoidSubcommands,)}

@@ -108,7 +108,12 @@ def presets() -> list[dict[str, Any]]:
     from surefoot.presets import all_presets
 
     return [
-        {"preset": p.name, "methods": " ".join(p.methods), "envs": " ".join(p.envs[:3]) + (" ..." if len(p.envs) > 3 else "") or "by name", "source": p.source}
+        {
+            "preset": p.name,
+            "methods": " ".join(p.methods),
+            "envs": " ".join(p.envs[:3]) + (" ..." if len(p.envs) > 3 else "") or "by name",
+            "source": p.source,
+        }
         for p in all_presets()
     ]
 

@@ -95,7 +95,9 @@ def parse_train(name: str, args: list[str]) -> Request:
     from surefoot.presets import choose
 
     if name == "ppo" and any(a.split("=")[0] in ("--method.target-kl", "--method.target_kl") for a in args):
-        raise UsageError("PPO has no target_kl: what other libraries call so stops epochs, and is --method.stop-kl here")
+        raise UsageError(
+            "PPO has no target_kl: what other libraries call so stops epochs, and is --method.stop-kl here"
+        )
     args = [spell(a) for a in args]
     path, env = scan(args, "--config"), scan(args, "--env")
     if path is not None:
@@ -114,9 +116,7 @@ def parse_train(name: str, args: list[str]) -> Request:
         if getattr(flags, field) < 1:
             raise UsageError(f"--{field} is {getattr(flags, field)}; allowed: a whole number of at least 1")
     run_dir = None if flags.run_dir is None else Path(flags.run_dir)
-    return Request(
-        config, run_dir, flags.quiet, flags.json, flags.dry_run, flags.print_config, flags.seeds, flags.jobs
-    )
+    return Request(config, run_dir, flags.quiet, flags.json, flags.dry_run, flags.print_config, flags.seeds, flags.jobs)
 
 
 def preset_name(asked: str | None) -> str | None:
@@ -161,7 +161,9 @@ def compilation_cache() -> None:
     root = os.environ.get("SUREFOOT_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "surefoot"
     )
-    folder = os.path.join(root, f"jax-{jax.__version__}-{platform.machine()}-{cpu_tag()}-{cores}-{os.environ.get('NPROC', '')}")
+    folder = os.path.join(
+        root, f"jax-{jax.__version__}-{platform.machine()}-{cpu_tag()}-{cores}-{os.environ.get('NPROC', '')}"
+    )
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -201,7 +203,9 @@ def folder_for(config: Any, run_dir: Path | None) -> Path:
 
     if run_dir is not None:
         if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise UsageError(f"--run-dir {run_dir} exists and is not empty; a run is never overwritten, name another folder")
+            raise UsageError(
+                f"--run-dir {run_dir} exists and is not empty; a run is never overwritten, name another folder"
+            )
         run_dir.mkdir(parents=True, exist_ok=True)
         return run_dir
     plain = "".join(c if c.isalnum() or c in "-._" else "-" for c in config.env)
@@ -315,7 +319,11 @@ def closing(agent: Agent, folder: Path, request: Request) -> int:
     score = evaluate(agent, EVAL_EPISODES)
     trust = agent.trust_report()
     if request.json:
-        print(json.dumps(score.to_json() | {"run": str(folder), "env_steps": agent.env_steps, "violations": trust.violations}))
+        print(
+            json.dumps(
+                score.to_json() | {"run": str(folder), "env_steps": agent.env_steps, "violations": trust.violations}
+            )
+        )
         return 0
     low, high = score.ci95
     if trust.max_kl is None:
@@ -323,7 +331,9 @@ def closing(agent: Agent, folder: Path, request: Request) -> int:
     else:
         kept = f"{trust.violations} bound violations in {len(trust.kl_mean)} updates (mean KL <= {trust.max_kl:g})"
     kept += f" · {trust.rolled_back} rolled back" if trust.rolled_back else ""
-    print(f"done      {score.mean:.1f} [{low:.1f}, {high:.1f}] over {EVAL_EPISODES} evaluation episodes, deterministic · {kept}")
+    print(
+        f"done      {score.mean:.1f} [{low:.1f}, {high:.1f}] over {EVAL_EPISODES} evaluation episodes, deterministic · {kept}"
+    )
     print(f"folder    {folder}")
     print(f"next      surefoot watch {folder}")
     print(f"          surefoot eval {folder} --episodes 100")

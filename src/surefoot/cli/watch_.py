@@ -64,7 +64,9 @@ def run(args: Sequence[str]) -> int:
     flags = parse(Flags, args, prog="surefoot watch")
     for name in ("episodes", "max_steps"):
         if getattr(flags, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is {getattr(flags, name)}; allowed: a whole number of at least 1")
+            raise UsageError(
+                f"--{name.replace('_', '-')} is {getattr(flags, name)}; allowed: a whole number of at least 1"
+            )
     window = has_display() and not flags.video
     backend = None if window else offscreen_backend()
     if not window:
@@ -85,7 +87,10 @@ def run(args: Sequence[str]) -> int:
     fps = int((env.metadata or {}).get("render_fps", 30) or 30)
     folder = Path(flags.run) / "video"
     folder.mkdir(exist_ok=True)
-    print(record(frames, folder, f"update-{agent.update:06d}", fps) + f" (no display; drawn off-screen{f' with {backend}' if backend else ''})")
+    print(
+        record(frames, folder, f"update-{agent.update:06d}", fps)
+        + f" (no display; drawn off-screen{f' with {backend}' if backend else ''})"
+    )
     return 0
 
 
@@ -159,7 +164,7 @@ def record(frames: list[np.ndarray], folder: Path, name: str, fps: int) -> str:
     path = folder / f"{name}.png"
     picked = [frames[i] for i in np.linspace(0, len(frames) - 1, min(STRIP_FRAMES, len(frames))).astype(int)]
     write_png(path, np.concatenate([p[::2, ::2] for p in picked], axis=1))
-    return f"frames    {path}: {len(picked)} of {len(frames)} frames; for a video: pip install \"surefoot[plots]\""
+    return f'frames    {path}: {len(picked)} of {len(frames)} frames; for a video: pip install "surefoot[plots]"'
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

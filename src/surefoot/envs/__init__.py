@@ -174,14 +174,15 @@ def _hush_mujoco() -> None:
     """Keep MuJoCo 4 from printing, for every HalfCheetah it builds, that its own model file uses an old attribute."""
     import mujoco
 
-    if not hasattr(mujoco, "set_mju_user_warning") or mujoco.get_mju_user_warning() is not None:
+    api: Any = mujoco  # its stubs lack these two
+    if not hasattr(api, "set_mju_user_warning") or api.get_mju_user_warning() is not None:
         return  # an older MuJoCo does not warn; a handler of the user's own stays
 
     def speak(message: str) -> None:
         if "settotalmass" not in message:
             print(f"WARNING: {message}", file=sys.stderr)
 
-    mujoco.set_mju_user_warning(speak)
+    api.set_mju_user_warning(speak)
 
 
 def _make_gymnasium(env_id: str, options: dict[str, Any]) -> Any:
