@@ -41,8 +41,8 @@ def check_number(
         return  # a tracer or an array: a sweep is running this record inside its own jit
     left, right = "(" if open_low else "[", ")" if open_high else "]"
     allowed = f"a number in {left}{low:g}, {high:g}{right}" + (", or none" if optional else "")
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
-    if ok:
+    ok = False
+    if isinstance(value, (int, float)) and not isinstance(value, bool):  # NaN compares false with everything
         ok = (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
     require(ok, record, field, value, allowed)
 
