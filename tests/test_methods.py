@@ -24,6 +24,7 @@ from surefoot.methods.ppo import PPO
 from surefoot.methods.trpo import TRPO
 from surefoot.sgd import SGD, shuffles
 from surefoot.surrogates import Clipped, Importance
+from surefoot.types import within
 
 SCALE = 1e6
 """Advantages are this large where steps of solved systems are compared: conjugate gradient stops at |r|^2 = 1e-10, and
@@ -277,3 +278,10 @@ def test_examples_in_docstrings(name):
     found = doctest.testmod(module)
     assert found.failed == 0 and found.attempted >= 2
     assert getattr(module, entry.record) in (TRPO, NPG, PPO)
+
+
+def test_within_has_a_margin_and_refuses_nan():
+    bound = 0.01
+    assert not bool(within(jnp.float32(bound), bound)) and bool(within(jnp.float32(bound * (1 - 2e-5)), bound))
+    assert not bool(within(jnp.float32(jnp.nan), bound)) and not bool(within(jnp.float32(jnp.nan), float("inf")))
+    assert bool(within(jnp.float32(1e30), float("inf"))) and bool(within(jnp.float32(0), bound))

@@ -118,11 +118,13 @@ def _play_host(
     total, length, live = np.zeros(n), np.zeros(n, int), np.ones(n, bool)
     obs = np.empty((n, env.spec.obs_dim), np.float32)
     raw = np.asarray(env.reset(seed), np.float64)
-    for _ in range(STEP_CAP):
+    for t in range(STEP_CAP):
         normalize(raw, obs)
         noise = None if deterministic else _noise(rng, env.spec)
         step = env.step(act(actor, obs, noise))
         counted = live & step.mask
+        if not np.isfinite(np.dot(step.reward, counted)):
+            raise EnvironmentFault(f"a reward of {env.spec.id} is not finite in step {t} of an evaluation episode")
         total += np.where(counted, step.reward, 0.0)
         length += counted
         live &= ~(step.terminated | step.truncated)

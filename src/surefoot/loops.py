@@ -6,7 +6,6 @@ import time
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from surefoot.checks import EnvironmentFault
@@ -87,8 +86,7 @@ def iteration(
     state, rollout, seen, finished = collect(env, ts.policy, ts.obs_stats, state, k_collect, num_steps)
     ts = TrainState(**{f: getattr(ts, f) for f in ts.__dataclass_fields__} | {"key": key})
     ts, report = learn(algo, ts, rollout, seen)
-    heard = jnp.all(jnp.isfinite(rollout.reward)) & jnp.all(jnp.isfinite(rollout.obs))
-    return ts, state, report | {"env_finite": heard}, finished
+    return ts, state, report, finished
 
 
 iteration_jit = jax.jit(iteration, static_argnums=(0, 1, 2))
@@ -101,6 +99,7 @@ class DeviceLoop:
         self.algorithm, self.env, self.num_steps = config.algorithm, env, config.rollout_steps
         key = jax.random.key(int(np.random.SeedSequence([config.seed, 3]).generate_state(1)[0]))
         self.state = jax.jit(env.reset)(key)
+        self.steps = 0
 
     def iterate(self, ts: TrainState) -> tuple[TrainState, Outcome]:
         """One rollout and one update. Raises `EnvironmentFault` where a reward or observation was not finite."""
@@ -108,10 +107,11 @@ class DeviceLoop:
         new, self.state, report, finished = iteration_jit(self.algorithm, self.env, self.num_steps, ts, self.state)
         report, finished = jax.device_get((report, finished))
         report = plain(report)
-        if not report.pop("env_finite"):
-            raise EnvironmentFault(
-                f"a reward or observation of {self.env.spec.suite}:{self.env.spec.id} is not finite in update {int(new.update)}"
-            )
+        if not finished.finite.all():
+            t, i = np.argwhere(~finished.finite)[0]
+            name, step = f"{self.env.spec.suite}:{self.env.spec.id}", self.steps + int(t) * self.env.spec.num_envs
+            raise EnvironmentFault(f"a reward or observation is not finite in environment {i} of {name} at step {step}")
+        self.steps += self.num_steps * self.env.spec.num_envs
         where = np.argwhere(finished.ended)
         episodes = [Episode(float(finished.episode_return[t, i]), int(finished.length[t, i])) for t, i in where]
         return new, Outcome(report, episodes, int(report.pop("rows")), 0.0, time.perf_counter() - start)

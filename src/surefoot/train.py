@@ -128,7 +128,7 @@ def scale_rewards(
     # trace[t] = reward[t] + gamma * trace[t-1], forgotten after an end: the end at t-1 cuts row t.
     before = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
     rate = jnp.where(before, 0.0, gamma)
-    returns = discounted(rate, rollout.reward, trace)
+    returns = discounted(rate, jnp.where(rollout.mask, rollout.reward, 0), trace)
     stats = stats.merge(moments(returns, rollout.mask))
     scaled = jnp.clip(rollout.reward / jnp.sqrt(stats.var + VAR_EPS), -REWARD_CLIP, REWARD_CLIP)
     trace = jnp.where(ended[-1], 0, returns[-1])

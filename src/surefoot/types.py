@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -60,7 +60,7 @@ class EnvSpec:
     has `final_obs`. False where the next step is only a reset, marked by `mask`."""
 
 
-class Step(eqx.Module):
+class Step(NamedTuple):
     """What `num_envs` environments returned, whichever suite they are from. Arrays are `[N, ...]`."""
 
     obs: Obs

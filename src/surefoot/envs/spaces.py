@@ -58,7 +58,7 @@ class ActionDoor:
             return action + self.start if self.start else action
         if not self.bounded:
             return action.astype(self.dtype)
-        unit = np.clip(action, -1, 1)
+        unit = np.minimum(np.maximum(action, -1), 1)  # np.clip costs three times as much on a few rows
         if not self.unit:
             # The sum may be rounded past the upper bound, which some environments assert.
             unit = np.minimum(self.low + (unit + 1) * ((self.high - self.low) / 2), self.high)

@@ -50,6 +50,10 @@ class Shadow:
         out = head.mean if isinstance(head, GaussianHead) else head.logits
         self._out = (np.asarray(out.weight), np.asarray(out.bias))
         self._buffers: dict[int, list[np.ndarray]] = {}
+        self._log_std = None if not isinstance(head, GaussianHead) or isinstance(head.std, Linear) else self._bound(head.std)
+
+    def _bound(self, log_std: Any) -> np.ndarray:
+        return np.clip(np.asarray(log_std), self._head.log_std_min, self._head.log_std_max)
 
     def features(self, obs: np.ndarray) -> np.ndarray:
         """Output of the last hidden layer."""
@@ -68,11 +72,10 @@ class Shadow:
         x = self.features(obs)
         first = x @ self._out[0]
         first += self._out[1]
-        if not isinstance(self._head, GaussianHead):
-            return first, None
+        if self._log_std is not None or not isinstance(self._head, GaussianHead):
+            return first, self._log_std
         std = self._head.std
-        raw = x @ np.asarray(std.weight) + np.asarray(std.bias) if isinstance(std, Linear) else np.asarray(std)
-        return first, np.clip(raw, self._head.log_std_min, self._head.log_std_max)
+        return first, self._bound(x @ np.asarray(std.weight) + np.asarray(std.bias))
 
 
 class JittedActor:
@@ -165,19 +168,20 @@ class HostCollector:
         raw, obs, final_obs = self.raw, self.obs, self.final_obs
         raw[0] = self.last
         normalize(raw[0], obs[0])
-        for t in range(self.num_steps):
-            action = act(actor, obs[t], noise[t])
-            self.action[t] = action
-            step = self._step(action, t)
-            raw[t + 1] = step.obs
-            self.reward[t] = step.reward
-            self.terminated[t], self.truncated[t], self.mask[t] = step.terminated, step.truncated, step.mask
-            self._check(raw[t + 1], self.reward[t], t)
-            normalize(raw[t + 1], obs[t + 1])
-            if final_obs is not None:
-                final = np.asarray(step.final_obs, np.float64)
-                self._check(final, None, t)
-                normalize(final, final_obs[t])
+        with np.errstate(invalid="ignore"):  # what is not finite is found, and named, by `_check`
+            for t in range(self.num_steps):
+                action = act(actor, obs[t], noise[t])
+                self.action[t] = action
+                step = self._step(action, t)
+                raw[t + 1] = step.obs
+                self.reward[t] = step.reward
+                self.terminated[t], self.truncated[t], self.mask[t] = step.terminated, step.truncated, step.mask
+                self._check(raw[t + 1], self.reward[t], t)
+                normalize(raw[t + 1], obs[t + 1])
+                if final_obs is not None:
+                    final = np.asarray(step.final_obs, np.float64)
+                    self._check(final, None, t)
+                    normalize(final, final_obs[t])
         self.last = raw[-1].copy()
         episodes = self._episodes()
         self.steps += int(self.mask.sum())
@@ -197,8 +201,7 @@ class HostCollector:
 
     def _check(self, obs: np.ndarray, reward: np.ndarray | None, t: int) -> None:
         zeros = self._zeros
-        with np.errstate(invalid="ignore"):
-            total = np.dot(obs.ravel(), zeros) + (0 if reward is None else np.dot(reward, zeros[: len(reward)]))
+        total = np.dot(obs.ravel(), zeros) + (0 if reward is None else np.dot(reward, zeros[: len(reward)]))
         if total == 0:  # 0 * NaN and 0 * inf are NaN
             return
         what, bad = ("observation", obs) if not np.all(np.isfinite(obs)) else ("reward", reward)
