@@ -120,7 +120,24 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
     assert "0 bound violations" in tail[0] and "deterministic" in tail[0]
     metrics, timings = lines(run / "metrics.jsonl"), lines(run / "timings.jsonl")
     assert metrics[-1]["env_steps"] >= 128
-    for key in ["env_steps", "update", "episode_return", "episode_length", "kl_mean", "kl_q99", "kl_max", "kl_reverse", "ratio_max", "surrogate_gain", "entropy", "explained_variance", "accepted", "backtracks", "cg_residual", "curvature"]:
+    for key in [
+        "env_steps",
+        "update",
+        "episode_return",
+        "episode_length",
+        "kl_mean",
+        "kl_q99",
+        "kl_max",
+        "kl_reverse",
+        "ratio_max",
+        "surrogate_gain",
+        "entropy",
+        "explained_variance",
+        "accepted",
+        "backtracks",
+        "cg_residual",
+        "curvature",
+    ]:
         assert key in metrics[-1]
     assert not any("second" in key for key in metrics[-1])
     assert {"seconds", "steps_per_second"} <= set(timings[-1])

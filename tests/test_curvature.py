@@ -73,28 +73,30 @@ def solve(A, b):
     cut = b.shape[0] // 2
     join = lambda v: jnp.concatenate([v[0], v[1]])
     product = lambda v: (lambda y: (y[:cut], y[cut:]))(A @ join(v))
-    x, residual = conjugate_gradient(product, (b[:cut], b[cut:]), 30)
-    return join(x), residual
+    x, residual, curvature = conjugate_gradient(product, (b[:cut], b[cut:]), 30)
+    return join(x), residual, curvature
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 def test_conjugate_gradient_equals_a_dense_solve(x64, scale):
     """However small or large the right-hand side."""
     A, b = spd(8), scale * np.random.default_rng(1).normal(size=8)
-    x, residual = solve(A, b)
+    x, residual, curvature = solve(A, b)
     want = np.linalg.solve(A, b)
     assert np.linalg.norm(x - want) < 1e-5 * np.linalg.norm(want)
     np.testing.assert_allclose(float(residual), np.linalg.norm(b - A @ x) / np.linalg.norm(b), rtol=0.1, atol=1e-12)
+    np.testing.assert_allclose(float(curvature), x @ A @ x, rtol=1e-9)
 
 
 def test_conjugate_gradient_stops_after_its_iterations(x64):
     A, b = spd(8, condition=5.0), np.ones(8)
     for iters in (1, 3, 8):
-        x, residual = jax.jit(lambda b, n=iters: conjugate_gradient(lambda v: A @ v, b, n, tol=0.0))(b)
+        x, residual, curvature = jax.jit(lambda b, n=iters: conjugate_gradient(lambda v: A @ v, b, n, tol=0.0))(b)
         krylov = np.linalg.qr(np.stack([np.linalg.matrix_power(A, k) @ b for k in range(iters)], 1))[0]
         y = np.linalg.solve(krylov.T @ A @ krylov, krylov.T @ b)
         np.testing.assert_allclose(x, krylov @ y, rtol=1e-6)
         np.testing.assert_allclose(float(residual), np.linalg.norm(b - A @ x) / np.linalg.norm(b), atol=1e-10)
+        np.testing.assert_allclose(float(curvature), x @ A @ x, rtol=1e-6)
 
 
 SINGULAR = {
@@ -113,7 +115,8 @@ SINGULAR = {
 @pytest.mark.parametrize("case", SINGULAR)
 def test_conjugate_gradient_stays_finite(case):
     A, b = (np.asarray(x, np.float32) for x in SINGULAR[case])
-    x, residual = solve(A, b)
+    x, residual, curvature = solve(A, b)
+    assert np.isfinite(curvature)
     assert np.all(np.isfinite(x)) and np.isfinite(residual)
     if case in ("zero", "tiny", "negative", "b is zero"):
         assert np.all(np.asarray(x) == 0)
@@ -125,7 +128,7 @@ def test_conjugate_gradient_stays_finite(case):
 
 def test_float32_parameters_stay_float32_under_x64(x64):
     A, b = np.eye(4, dtype=np.float32), np.ones(4, np.float32)
-    x, _ = conjugate_gradient(lambda v: A @ v, jnp.asarray(b), 3)
+    x, _, _ = conjugate_gradient(lambda v: A @ v, jnp.asarray(b), 3)
     new, _ = backtracking(jnp.asarray(b), x, lambda p, scale: jnp.all(p == p), 0.5, 3)
     assert x.dtype == np.float32 and new.dtype == np.float32
 
@@ -210,7 +213,7 @@ def test_exact_trpo_on_the_regulator(x64, case):
         return jnp.mean(jnp.log(new[1] / theta[1]) + spread / (2 * new[1] ** 2) - 0.5)
 
     g = jax.grad(L)(jnp.asarray(theta))
-    x, _ = conjugate_gradient(lambda v: F * v, g, 10)
+    x, _, _ = conjugate_gradient(lambda v: F * v, g, 10)
     step = tree_scale(jnp.sqrt(2 * radius / tree_dot(x, F * x)), x)
     accept = lambda new, scale: (L(new) > L(theta)) & (KL(new) <= radius)
     new, found = backtracking(jnp.asarray(theta), step, accept, 0.5, 10)

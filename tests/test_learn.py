@@ -100,7 +100,6 @@ def test_rows_that_do_not_count_have_no_influence(name):
     assert int(report["rows"]) == T * N - 1
 
 
-@pytest.mark.xfail(strict=True, reason="scale_rewards does not mask the reward of a reset row")
 @pytest.mark.parametrize("which", ["return_stats", "return_trace"])
 def test_the_reward_of_a_reset_row_does_not_enter_the_running_return(which):
     r = rollout()

@@ -64,8 +64,18 @@ def damped(product: Product, damping: float) -> Product:
     return lambda v: tree_add(product(v), damping, v)
 
 
-def conjugate_gradient(product: Product, b: Any, iters: int, tol: float = 1e-10) -> tuple[Any, Array]:
-    """Solve A x = b from x = 0; returns x and the relative residual |b - A x| / |b|.
+class Solution(NamedTuple):
+    """What conjugate gradient found for A x = b."""
+
+    x: Any
+    residual: Array
+    """|b - A x| / |b|."""
+    curvature: Array
+    """x' A x, from the residual: one product less than computing it anew."""
+
+
+def conjugate_gradient(product: Product, b: Any, iters: int, tol: float = 1e-10) -> Solution:
+    """Solve A x = b from x = 0.
 
     Stops after `iters` products, when |r|^2 falls below `tol` (times |b|^2 where that is less than 1, so that a small
     gradient is no reason to stand still), or at a direction without positive curvature (rounding at convergence, a
@@ -90,8 +100,9 @@ def conjugate_gradient(product: Product, b: Any, iters: int, tol: float = 1e-10)
 
     zero = jax.tree.map(jnp.zeros_like, b)
     start = (zero, b, b, rr0, jnp.zeros((), jnp.int32), jnp.asarray(True))
-    x, _, _, rr, _, _ = jax.lax.while_loop(go_on, step, start)
-    return x, jnp.sqrt(rr / jnp.where(rr0 > 0, rr0, 1))
+    x, r, _, rr, _, _ = jax.lax.while_loop(go_on, step, start)
+    residual = jnp.sqrt(rr / jnp.where(rr0 > 0, rr0, 1))
+    return Solution(x, residual, tree_dot(x, tree_add(b, -1.0, r)))
 
 
 class Search(NamedTuple):

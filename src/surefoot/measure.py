@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -13,10 +14,14 @@ from surefoot.types import Batch
 
 def quantile(x: Array, mask: Array, q: float) -> Array:
     """The smallest value with at least a share `q` of the rows that count at or below it."""
-    ordered = jnp.sort(jnp.where(mask, x, jnp.inf))
+    # Whole numbers sort ten times as fast as floats on a CPU, and the bits of a float, those of the negative ones
+    # flipped, are whole numbers in the same order.
+    whole = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
+    flip = lambda bits: jnp.where(bits < 0, bits ^ jnp.iinfo(whole).max, bits)  # noqa: E731
+    ordered = jnp.sort(flip(jax.lax.bitcast_convert_type(jnp.where(mask, x, jnp.inf), whole)))
     count = jnp.sum(mask)
     index = jnp.clip(jnp.ceil(q * count).astype(jnp.int32) - 1, 0, x.shape[0] - 1)
-    return ordered[index]
+    return jax.lax.bitcast_convert_type(flip(ordered[index]), x.dtype)
 
 
 def explained_variance(value: Array, target: Array, batch: Batch) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from surefoot.checks import UsageError, check_count, check_number
-from surefoot.curvature import conjugate_gradient, damped, gauss_newton, tree_add, tree_dot
+from surefoot.curvature import conjugate_gradient, damped, gauss_newton, tree_add
 from surefoot.surrogates import Importance, Surrogate
 from surefoot.types import Batch, Info, Key, Penalty, no_penalty
 
@@ -70,8 +70,7 @@ class NPG:
 
         g = jax.grad(L)(policy)
         F = damped(gauss_newton(policy, batch), self.cg_damping)
-        x, residual = conjugate_gradient(F, g, self.cg_iters)
-        curvature = tree_dot(x, F(x))
+        x, residual, curvature = conjugate_gradient(F, g, self.cg_iters)
         if self.max_kl is None:
             length: Any = self.lr
         else:

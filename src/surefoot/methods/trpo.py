@@ -79,8 +79,7 @@ class TRPO:
 
         L_old, g = jax.value_and_grad(L)(policy)  # policy gradient
         F = damped(gauss_newton(policy, batch), self.cg_damping)
-        x, residual = conjugate_gradient(F, g, self.cg_iters)  # F x = g
-        curvature = tree_dot(x, F(x))
+        x, residual, curvature = conjugate_gradient(F, g, self.cg_iters)  # F x = g
         step = tree_scale(jnp.sqrt(2 * self.max_kl / jnp.where(curvature > 0, curvature, 1)), x)
         slope = tree_dot(g, step)
 

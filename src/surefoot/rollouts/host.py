@@ -50,7 +50,9 @@ class Shadow:
         out = head.mean if isinstance(head, GaussianHead) else head.logits
         self._out = (np.asarray(out.weight), np.asarray(out.bias))
         self._buffers: dict[int, list[np.ndarray]] = {}
-        self._log_std = None if not isinstance(head, GaussianHead) or isinstance(head.std, Linear) else self._bound(head.std)
+        self._log_std = (
+            None if not isinstance(head, GaussianHead) or isinstance(head.std, Linear) else self._bound(head.std)
+        )
 
     def _bound(self, log_std: Any) -> np.ndarray:
         return np.clip(np.asarray(log_std), self._head.log_std_min, self._head.log_std_max)
