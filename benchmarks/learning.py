@@ -50,7 +50,9 @@ def configuration(kind: str, method: str, env: str, seed: int):
         # The peer averages its KL over action dimensions, in the bound and in the Fisher matrix alike: its 0.01 and its
         # damping of 0.1 are d times that here.
         d = ACTION_DIM[env]
-        record = TRPO(max_kl=0.01 * d, cg_damping=0.1 * d, cg_iters=10, backtrack=0.8, max_backtracks=9)
+        record = TRPO(
+            max_kl=0.01 * d, cg_damping=0.1 * d, cg_iters=10, backtrack=0.8, max_backtracks=9
+        )
         value = ValueFit(SGD(lr=1e-3, epochs=10, minibatches=16, max_grad_norm=None, adam_eps=1e-5))
         scope = "batch"
     return Config(
@@ -116,7 +118,15 @@ def run(kind: str, method: str, env: str, seed: int) -> None:
     }
     with STORE.open("a") as f:
         f.write(json.dumps(record) + "\n")
-    shown = ("method", "env", "seed", "train_return_last100", "eval_return_mean", "accepted_share", "seconds")
+    shown = (
+        "method",
+        "env",
+        "seed",
+        "train_return_last100",
+        "eval_return_mean",
+        "accepted_share",
+        "seconds",
+    )
     print(json.dumps({k: record[k] for k in shown}), flush=True)
 
 
@@ -183,7 +193,10 @@ def table() -> None:
     """Write benchmarks/results/learning.md."""
     rows = read(STORE)
     lines = ["# Learning: TRPO and PPO at one million steps", ""]
-    lines += ["Made by `python benchmarks/learning.py table` from learning.jsonl and equal_learning_peers.jsonl.", ""]
+    lines += [
+        "Made by `python benchmarks/learning.py table` from learning.jsonl and equal_learning_peers.jsonl.",
+        "",
+    ]
     lines += [
         "## Presets",
         "",
@@ -196,7 +209,9 @@ def table() -> None:
     lines += ["| method | environment | training return | evaluation return | largest mean KL / max_kl | median / max_kl | accepted, least | worst state KL | seconds |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for method in ("trpo", "ppo"):
         for env in ("envpool:HalfCheetah-v5", "envpool:Hopper-v5"):
-            got = [r for r in rows if (r["kind"], r["method"], r["env"]) == ("presets", method, env)]
+            got = [
+                r for r in rows if (r["kind"], r["method"], r["env"]) == ("presets", method, env)
+            ]
             if not got:
                 continue
             bound = got[0]["max_kl"]
@@ -204,7 +219,9 @@ def table() -> None:
             cells = [
                 method,
                 f"{env} ({len(got)} seeds)",
-                "{:.0f} [{:.0f}, {:.0f}]".format(*interval([r["train_return_last100"] for r in got])),
+                "{:.0f} [{:.0f}, {:.0f}]".format(
+                    *interval([r["train_return_last100"] for r in got])
+                ),
                 "{:.0f} [{:.0f}, {:.0f}]".format(*interval([r["eval_return_mean"] for r in got])),
                 share(max(r["kl_mean_largest"] for r in got)),
                 share(min(r["kl_mean_median"] for r in got)),
@@ -234,7 +251,10 @@ def table() -> None:
             b = [r for r in peers if (r["method"], r["env"]) == (method, env)]
             if not a or not b:
                 continue
-            for key, name in (("train_return_last100", "training"), ("eval_return_mean", "evaluation")):
+            for key, name in (
+                ("train_return_last100", "training"),
+                ("eval_return_mean", "evaluation"),
+            ):
                 x, y = [r[key] for r in a], [r[key] for r in b]
                 cells = [
                     method,
@@ -252,7 +272,9 @@ def table() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["presets", "equal", "table", "one"])
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", nargs=4, metavar=("KIND", "METHOD", "ENV", "SEED"))

@@ -28,7 +28,11 @@ def settings(method: str, cg: int):
     if method == "ppo":
         sgd = SGD(lr=3e-4, epochs=10, minibatches=32)
         return PPO(sgd=sgd), ValueFit(sgd), "minibatch"
-    return TRPO(cg_iters=cg), ValueFit(SGD(lr=1e-3, epochs=10, minibatches=16, max_grad_norm=None)), "batch"
+    return (
+        TRPO(cg_iters=cg),
+        ValueFit(SGD(lr=1e-3, epochs=10, minibatches=16, max_grad_norm=None)),
+        "batch",
+    )
 
 
 def train(method: str, env: str, num_envs: int, updates: int, cg: int) -> dict:
@@ -41,19 +45,30 @@ def train(method: str, env: str, num_envs: int, updates: int, cg: int) -> dict:
     from surefoot.sinks import JsonLines, TensorBoard
 
     record, value, scope = settings(method, cg)
-    config = Config(method=record, value=value, env=env, num_envs=num_envs, normalize_advantage=scope)
+    config = Config(
+        method=record, value=value, env=env, num_envs=num_envs, normalize_advantage=scope
+    )
     agent = Agent(record, env, config=config)
     steps = 2048 * (updates + WARMUP)
     with tempfile.TemporaryDirectory() as name, open(os.devnull, "w") as nowhere:
         folder = Path(name)
         write_config(folder, agent.config)
-        panel = Panel(agent, steps, "bench", name, console=Console(file=nowhere, force_terminal=True, width=160))
-        agent.learn(steps, [panel, JsonLines(folder), TensorBoard(folder), Saver(agent, folder, 100_000)])
+        panel = Panel(
+            agent,
+            steps,
+            "bench",
+            name,
+            console=Console(file=nowhere, force_terminal=True, width=160),
+        )
+        agent.learn(
+            steps, [panel, JsonLines(folder), TensorBoard(folder), Saver(agent, folder, 100_000)]
+        )
         rows = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
     first, last = rows[WARMUP - 1], rows[-1]
     mean_ms = lambda key: round(1000 * statistics.mean(r[key] for r in rows[WARMUP:]), 2)  # noqa: E731
     return {
-        "steps_per_second": (last["env_steps"] - first["env_steps"]) / (last["seconds"] - first["seconds"]),
+        "steps_per_second": (last["env_steps"] - first["env_steps"])
+        / (last["seconds"] - first["seconds"]),
         "collect_ms": mean_ms("seconds_collect"),
         "learn_ms": mean_ms("seconds_learn"),
         "update_ms": mean_ms("seconds_update"),
@@ -89,7 +104,10 @@ def raw_envpool(env: str, num_envs: int, steps: int) -> float:
     import numpy as np
 
     pool = envpool.make_gymnasium(
-        env.removeprefix("envpool:"), num_envs=num_envs, seed=0, num_threads=len(os.sched_getaffinity(0))
+        env.removeprefix("envpool:"),
+        num_envs=num_envs,
+        seed=0,
+        num_threads=len(os.sched_getaffinity(0)),
     )
     pool.reset()
     rng = np.random.default_rng(0)
@@ -103,7 +121,9 @@ def raw_envpool(env: str, num_envs: int, steps: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("method", choices=["ppo", "trpo", "policy-step", "raw-envpool"])
     parser.add_argument("env", nargs="?", default="HalfCheetah-v5")
     parser.add_argument("--num-envs", type=int, default=8)
@@ -113,7 +133,11 @@ def main() -> None:
     if args.method == "policy-step":
         print(json.dumps({"policy_step_ms": policy_step_ms(args.cg, args.updates)}))
     elif args.method == "raw-envpool":
-        print(json.dumps({"steps_per_second": raw_envpool(args.env, args.num_envs, 2048 * args.updates)}))
+        print(
+            json.dumps(
+                {"steps_per_second": raw_envpool(args.env, args.num_envs, 2048 * args.updates)}
+            )
+        )
     else:
         print(json.dumps(train(args.method, args.env, args.num_envs, args.updates, args.cg)))
 

@@ -33,7 +33,9 @@ PAIRS = [
 
 def call(python: str, args: list[str]) -> dict:
     env = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
-    done = subprocess.run([python, *args], capture_output=True, text=True, env=env, cwd=tempfile.gettempdir())
+    done = subprocess.run(
+        [python, *args], capture_output=True, text=True, env=env, cwd=tempfile.gettempdir()
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(args)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -42,7 +44,9 @@ def call(python: str, args: list[str]) -> dict:
 def command_seconds(command: list[str], env: dict[str, str], until: str | None = None) -> float:
     """Seconds until a command ends, or until a file of the given name has a line in it."""
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env
+    ) as process:
         if until is None:
             process.wait()
             return time.perf_counter() - start
@@ -65,7 +69,9 @@ def start_up(runs: int) -> dict[str, list[float]]:
             for kind in ("cold", "fill", "warm"):
                 run = f"{name}/{kind}{i}"
                 command = [*surefoot, "train", "trpo", "--env", "HalfCheetah-v5", "--run-dir", run]
-                if kind == "fill":  # a whole short run, so that everything a run compiles is in the cache
+                if (
+                    kind == "fill"
+                ):  # a whole short run, so that everything a run compiles is in the cache
                     command_seconds([*command, "--steps", "4096"], env)
                     continue
                 times[kind].append(command_seconds(command, env, f"{run}/metrics.jsonl"))
@@ -73,7 +79,9 @@ def start_up(runs: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peers", default=".venvs/peers/bin/python")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", default=str(HERE / "results" / "throughput.json"))
@@ -85,7 +93,12 @@ def main() -> None:
             b.append(call(os.path.abspath(args.peers), PEER + peer))
             a.append(call(sys.executable, OURS + ours))
             if name.startswith("PPO, envpool"):
-                raw.append(call(sys.executable, [*OURS, "raw-envpool", "envpool:HalfCheetah-v5", "--num-envs", "64"]))
+                raw.append(
+                    call(
+                        sys.executable,
+                        [*OURS, "raw-envpool", "envpool:HalfCheetah-v5", "--num-envs", "64"],
+                    )
+                )
         mine, theirs = (statistics.median(r[key] for r in rs) for rs in (a, b))
         ratio = theirs / mine if key.endswith("_ms") else mine / theirs
         rows.append(
@@ -100,7 +113,10 @@ def main() -> None:
                 "runs_peer": b,
             }
         )
-        print(f"{name:<48} {mine:>10.1f} {theirs:>10.1f} {key:<17} ratio {ratio:5.2f} (asked {floor})", flush=True)
+        print(
+            f"{name:<48} {mine:>10.1f} {theirs:>10.1f} {key:<17} ratio {ratio:5.2f} (asked {floor})",
+            flush=True,
+        )
     limit = statistics.median(r["steps_per_second"] for r in raw)
     share = next(r["surefoot"] for r in rows if r["work"].startswith("PPO, envpool")) / limit
     print(f"raw EnvPool, 64: {limit:.0f} steps/s; PPO has {share:.0%} of it (asked 50%)")

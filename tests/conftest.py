@@ -12,6 +12,10 @@ from typing import Any
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Before anything of the package is imported: shapes and types in its signatures are checked while testing.
+install_import_hook("surefoot", "typecheck.checked")
 
 # Most of the time of the fast tests is compilation, which takes half as long unoptimised. Read when the backend starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -22,7 +26,9 @@ def processor() -> str:
     """The processor in eight letters: compiled code of one kind must not run on another."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    model = [line for line in lines if line.startswith(("model name", "flags"))][:2] or [platform.processor()]
+    model = [line for line in lines if line.startswith(("model name", "flags"))][:2] or [
+        platform.processor()
+    ]
     return hashlib.sha256("".join(model).encode()).hexdigest()[:8]
 
 

@@ -119,7 +119,12 @@ class DeviceStairs:
     obs_dim: int = 3
     action_dim: int = 2
     discrete: bool = True
-    limits: ClassVar[dict[str, int | None]] = {"terminated": None, "truncated": 3, "both": 4, "mixed": 4}
+    limits: ClassVar[dict[str, int | None]] = {
+        "terminated": None,
+        "truncated": 3,
+        "both": 4,
+        "mixed": 4,
+    }
 
     @property
     def max_episode_steps(self) -> int | None:
@@ -129,7 +134,9 @@ class DeviceStairs:
     def reset(self, key: Any) -> tuple[Any, Any]:
         """[0, p, q]."""
         low, high = {"truncated": (9, 10), "both": (4, 5)}.get(self.kind, (1, 7))
-        p, q = jax.random.randint(key, (2,), jnp.array([low, 0]), jnp.array([high, 4])).astype(float)
+        p, q = jax.random.randint(key, (2,), jnp.array([low, 0]), jnp.array([high, 4])).astype(
+            float
+        )
         state = jnp.stack([jnp.zeros_like(p), p, q])
         return state, state
 

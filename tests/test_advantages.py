@@ -33,7 +33,9 @@ def episode_data(seed=0):
 gae_jit = jax.jit(gae)
 
 
-@pytest.mark.parametrize(("gamma", "lam"), [(0.99, 0.95), (0.9, 0.5), (1.0, 1.0), (0.7, 0.0), (0.0, 0.9)])
+@pytest.mark.parametrize(
+    ("gamma", "lam"), [(0.99, 0.95), (0.9, 0.5), (1.0, 1.0), (0.7, 0.0), (0.0, 0.9)]
+)
 def test_gae_is_the_sum_of_its_errors(x64, gamma, lam):
     data = episode_data()
     np.testing.assert_allclose(gae_jit(*data, gamma, lam), ref.gae(*data, gamma, lam), atol=1e-12)
@@ -49,7 +51,9 @@ def test_gae_at_its_ends(x64):
     want = ref.returns(reward, next_value, terminated, truncated, 0.97) - value
     np.testing.assert_allclose(gae_jit(*data, 0.97, 1.0), want, atol=1e-12)
     np.testing.assert_allclose(
-        gae_jit(*data, 0.97, 0.0), ref.td_errors(reward, value, next_value, terminated, 0.97), atol=1e-12
+        gae_jit(*data, 0.97, 0.0),
+        ref.td_errors(reward, value, next_value, terminated, 0.97),
+        atol=1e-12,
     )
 
 
@@ -64,7 +68,9 @@ def test_nothing_crosses_an_end(x64):
         after = np.asarray(gae_jit(reward, value, next_value, terminated, truncated, 0.99, 0.95))
         np.testing.assert_array_equal(after[: last + 1, env], before[: last + 1, env])
         next_value[last, env] += 1
-        moved = np.asarray(gae_jit(data[0], data[1], next_value, terminated, truncated, 0.99, 0.95))[last, env]
+        moved = np.asarray(
+            gae_jit(data[0], data[1], next_value, terminated, truncated, 0.99, 0.95)
+        )[last, env]
         np.testing.assert_allclose(moved - before[last, env], 0.99 if env == 1 else 0, atol=1e-12)
 
 
@@ -85,7 +91,11 @@ def rollout(same_step, seed=3):
     """A rollout with an end and a cut; after them comes a fresh episode (same step) or a dead row (next step)."""
     rng = np.random.default_rng(seed)
     obs = rng.normal(size=(T + 1, N, tiny.OBS)).astype(np.float32)
-    terminated, truncated, mask = np.zeros((T, N), bool), np.zeros((T, N), bool), np.ones((T, N), bool)
+    terminated, truncated, mask = (
+        np.zeros((T, N), bool),
+        np.zeros((T, N), bool),
+        np.ones((T, N), bool),
+    )
     terminated[2, 0] = truncated[5, 1] = True
     if not same_step:
         mask[3, 0] = mask[6, 1] = False
@@ -96,7 +106,9 @@ def rollout(same_step, seed=3):
         terminated=jnp.asarray(terminated),
         truncated=jnp.asarray(truncated),
         mask=jnp.asarray(mask),
-        final_obs=jnp.asarray(rng.normal(size=(T, N, tiny.OBS)), jnp.float32) if same_step else None,
+        final_obs=jnp.asarray(rng.normal(size=(T, N, tiny.OBS)), jnp.float32)
+        if same_step
+        else None,
     )
 
 
@@ -128,10 +140,14 @@ def test_the_batch(same_step, normalize):
     raw = ref.gae(*arrays, 0.9, 0.8)
     mask = np.asarray(r.mask)
     want = ref.standardise(raw, mask) if normalize == "batch" else raw
-    np.testing.assert_allclose(np.where(mask, want, 0).ravel(), np.where(batch.mask, batch.advantage, 0), atol=1e-5)
+    np.testing.assert_allclose(
+        np.where(mask, want, 0).ravel(), np.where(batch.mask, batch.advantage, 0), atol=1e-5
+    )
     np.testing.assert_allclose(batch.value_target, (raw + now).ravel(), atol=1e-5)
     np.testing.assert_allclose(batch.value, now.ravel(), rtol=1e-6)
-    np.testing.assert_array_equal(batch.obs, np.asarray(r.obs)[:-1].reshape(-1, tiny.OBS))  # time-major
+    np.testing.assert_array_equal(
+        batch.obs, np.asarray(r.obs)[:-1].reshape(-1, tiny.OBS)
+    )  # time-major
     np.testing.assert_array_equal(batch.action, np.asarray(r.action).ravel())
     np.testing.assert_array_equal(batch.mask, mask.ravel())
     np.testing.assert_allclose(batch.log_prob, batch.old.log_prob(batch.action), rtol=1e-6)
@@ -143,10 +159,14 @@ def test_dead_rows_have_no_influence():
     pi = tiny.policy("categorical")
     make = jax.jit(lambda r: GAE()(r, pi, linear_value, jnp.asarray(0.5)))
     r = rollout(False)
-    spoilt = dataclasses.replace(r, reward=jnp.where(r.mask, r.reward, 1e6), action=jnp.where(r.mask, r.action, 0))
+    spoilt = dataclasses.replace(
+        r, reward=jnp.where(r.mask, r.reward, 1e6), action=jnp.where(r.mask, r.action, 0)
+    )
     a, b = make(r), make(spoilt)
     for x, y in ((a.advantage, b.advantage), (a.value_target, b.value_target)):
-        np.testing.assert_array_equal(np.asarray(x)[np.asarray(a.mask)], np.asarray(y)[np.asarray(a.mask)])
+        np.testing.assert_array_equal(
+            np.asarray(x)[np.asarray(a.mask)], np.asarray(y)[np.asarray(a.mask)]
+        )
 
 
 def test_minibatch_normalisation_starts_from_the_batch():
@@ -155,7 +175,9 @@ def test_minibatch_normalisation_starts_from_the_batch():
     whole, parts = make("batch"), make("minibatch")
     np.testing.assert_array_equal(whole.advantage, parts.advantage)
     assert parts.standardize_minibatch and not whole.standardize_minibatch
-    np.testing.assert_allclose(parts.minibatch(jnp.arange(36)).advantage, whole.advantage, atol=1e-5)
+    np.testing.assert_allclose(
+        parts.minibatch(jnp.arange(36)).advantage, whole.advantage, atol=1e-5
+    )
 
 
 def test_a_recorded_log_probability_is_kept():
@@ -164,7 +186,9 @@ def test_a_recorded_log_probability_is_kept():
     np.testing.assert_array_equal(batch.log_prob, np.float32(-0.123))
 
 
-@pytest.mark.parametrize("fields", [{"gamma": 1.1}, {"gamma": None}, {"lam": -0.1}, {"normalize": "episode"}])
+@pytest.mark.parametrize(
+    "fields", [{"gamma": 1.1}, {"gamma": None}, {"lam": -0.1}, {"normalize": "episode"}]
+)
 def test_fields_out_of_range_are_refused(fields):
     with pytest.raises(UsageError, match=f"GAE.{next(iter(fields))} is"):
         GAE(**fields)

@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 
 import surefoot
-from surefoot import NPG, PPO, SGD, TRPO, Agent, EnvironmentFault, Networks, UsageError, ValueFit, evaluate
+from surefoot import (
+    NPG,
+    PPO,
+    SGD,
+    TRPO,
+    Agent,
+    EnvironmentFault,
+    Networks,
+    UsageError,
+    ValueFit,
+    evaluate,
+)
 
 SMALL = dict(num_envs=4, num_steps=16)
 
@@ -23,12 +34,23 @@ def test_the_submodule_evaluate_does_not_hide_the_function():
 
 @pytest.mark.parametrize(
     "method",
-    ["trpo", TRPO(max_kl=0.02), "npg", NPG(lr=0.1, max_kl=None), "ppo", PPO(stop_kl=0.02, sgd=SGD(minibatches=4))],
+    [
+        "trpo",
+        TRPO(max_kl=0.02),
+        "npg",
+        NPG(lr=0.1, max_kl=None),
+        "ppo",
+        PPO(stop_kl=0.02, sgd=SGD(minibatches=4)),
+    ],
 )
 def test_methods_by_name_and_by_record(method):
     value = ValueFit(SGD(minibatches=2, epochs=2))
     agent = Agent(
-        method, "jax:CartPole-v1", value=value, preset="none" if not isinstance(method, str) else None, **SMALL
+        method,
+        "jax:CartPole-v1",
+        value=value,
+        preset="none" if not isinstance(method, str) else None,
+        **SMALL,
     )
     agent.learn(100)
     assert agent.env_steps == 128 and agent.update == 2
@@ -47,7 +69,11 @@ def test_environments_as_id_object_function_and_vector():
     vector = gymnasium.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync")
     for env, count in (("CartPole-v1", 2), (make(), 1), (make, 2), (vector, 3)):
         agent = Agent(
-            TRPO(), env, num_steps=8, num_envs=count if count != 3 else None, value=ValueFit(SGD(minibatches=2))
+            TRPO(),
+            env,
+            num_steps=8,
+            num_envs=count if count != 3 else None,
+            value=ValueFit(SGD(minibatches=2)),
         )
         agent.learn(16)
         assert agent.spec.num_envs == count
@@ -79,7 +105,14 @@ def test_learn_goes_on_and_schedules_run_over_the_first_call():
 
 
 def test_predict_takes_one_or_many_and_answers_in_the_environments_units():
-    agent = Agent("ppo", "Pendulum-v1", num_envs=1, num_steps=64, preset="none", networks=Networks(log_std_init=2.0))
+    agent = Agent(
+        "ppo",
+        "Pendulum-v1",
+        num_envs=1,
+        num_steps=64,
+        preset="none",
+        networks=Networks(log_std_init=2.0),
+    )
     one, state = agent.predict([1.0, 0.0, 0.0])
     many, _ = agent.predict(np.zeros((5, 3)), deterministic=False)
     assert one.shape == (1,) and many.shape == (5, 1) and state is None
@@ -89,7 +122,10 @@ def test_predict_takes_one_or_many_and_answers_in_the_environments_units():
 
 
 def test_the_same_seed_gives_the_same_agent_and_another_another():
-    runs = [Agent("trpo", "CartPole-v1", seed=s, num_envs=2, num_steps=32).learn(128).report for s in (0, 0, 1)]
+    runs = [
+        Agent("trpo", "CartPole-v1", seed=s, num_envs=2, num_steps=32).learn(128).report
+        for s in (0, 0, 1)
+    ]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 

@@ -20,9 +20,13 @@ def test_many_seeds_are_one_vmap_and_differ():
 
 
 def test_a_lane_is_the_single_run_to_rounding():
-    init, iterate = sf.build(sf.PPO(sgd=sf.SGD(minibatches=2, epochs=2)), "probe:acted", num_envs=8, num_steps=4)
+    init, iterate = sf.build(
+        sf.PPO(sgd=sf.SGD(minibatches=2, epochs=2)), "probe:acted", num_envs=8, num_steps=4
+    )
     keys = jax.random.split(jax.random.key(1), 2)
-    _, many = jax.jit(jax.vmap(iterate, in_axes=(0, None)), static_argnums=1)(jax.vmap(init)(keys), 3)
+    _, many = jax.jit(jax.vmap(iterate, in_axes=(0, None)), static_argnums=1)(
+        jax.vmap(init)(keys), 3
+    )
     _, single = jax.jit(iterate, static_argnums=1)(init(keys[1]), 3)
     np.testing.assert_allclose(many["entropy"][1], single["entropy"], rtol=1e-4)
 

@@ -107,7 +107,11 @@ def test_agents_come_back_as_they_were(tmp_path):
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
-    assert (again.env_steps, again.update, again.episodes) == (agent.env_steps, agent.update, agent.episodes)
+    assert (again.env_steps, again.update, again.episodes) == (
+        agent.env_steps,
+        agent.update,
+        agent.episodes,
+    )
     assert again.recent == agent.recent
     assert again.trust_report() == agent.trust_report()
     assert again.config == agent.config

@@ -36,7 +36,17 @@ def lines(path):
 
 
 @pytest.mark.parametrize(
-    "args", [[], ["--help"], ["-h"], ["--version"], ["train"], ["train", "--help"], ["list"], ["doctor", "--help"]]
+    "args",
+    [
+        [],
+        ["--help"],
+        ["-h"],
+        ["--version"],
+        ["train"],
+        ["train", "--help"],
+        ["list"],
+        ["doctor", "--help"],
+    ],
 )
 def test_help_is_free(args, capsys):
     assert main(args) == 0
@@ -45,10 +55,20 @@ def test_help_is_free(args, capsys):
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["trian"], ["train", "trop"], ["train", "--help"], ["list", "methods"], ["list", "nothing"]]
+    "args",
+    [
+        ["--help"],
+        ["trian"],
+        ["train", "trop"],
+        ["train", "--help"],
+        ["list", "methods"],
+        ["list", "nothing"],
+    ],
 )
 def test_help_and_wrong_names_answer_without_jax(args):
-    code = f"import sys; from surefoot.cli import main; main({args!r}); sys.exit('jax' in sys.modules)"
+    code = (
+        f"import sys; from surefoot.cli import main; main({args!r}); sys.exit('jax' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
@@ -200,11 +220,19 @@ def test_an_existing_run_is_never_overwritten(tmp_path, capsys):
 
 
 def test_settings_printed_repeat_the_run(tmp_path, capsys):
-    assert main(["train", "ppo", *QUICK, "--method.clip", "0.3", "--hidden", "8", "--print-config"]) == 0
+    assert (
+        main(["train", "ppo", *QUICK, "--method.clip", "0.3", "--hidden", "8", "--print-config"])
+        == 0
+    )
     (tmp_path / "my.json").write_text(said(capsys)[0])
     assert main(["train", "ppo", "--config", "my.json", "--seed", "3", "--print-config"]) == 0
     again = json.loads(said(capsys)[0])
-    assert (again["method"]["clip"], again["seed"], again["networks"]["hidden"], again["num_steps"]) == (
+    assert (
+        again["method"]["clip"],
+        again["seed"],
+        again["networks"]["hidden"],
+        again["num_steps"],
+    ) == (
         0.3,
         3,
         [8],
@@ -228,7 +256,11 @@ def test_json_is_one_line_and_eval_repeats_it(tmp_path, capsys):
     assert out.count("\n") == 1 and {"mean", "iqm", "ci95"} <= set(result["return"])
     assert main(["eval", "run", "--json"]) == 0
     scored = json.loads(said(capsys)[0])
-    assert scored["return"] == result["return"] and scored["episodes"] == 20 and scored["deterministic"]
+    assert (
+        scored["return"] == result["return"]
+        and scored["episodes"] == 20
+        and scored["deterministic"]
+    )
     assert main(["eval", "run", "--episodes", "3", "--stochastic"]) == 0
     assert "3, sampled, CartPole-v1" in said(capsys)[0]
     assert main(["list", "runs", "--run-dir", ".", "--json"]) == 0
@@ -263,7 +295,12 @@ def test_list_and_doctor(capsys):
     assert "ppo-mujoco" in said(capsys)[0]
     assert main(["doctor", "--json"]) == 0
     found = json.loads(said(capsys)[0])
-    assert found["versions"]["jax"] and set(found["parts"]) >= {"mujoco", "envpool", "box2d", "gymnax"}
+    assert found["versions"]["jax"] and set(found["parts"]) >= {
+        "mujoco",
+        "envpool",
+        "box2d",
+        "gymnax",
+    }
     assert main(["doctor"]) == 0
 
 
@@ -283,7 +320,9 @@ def test_watch_without_a_display_writes_frames_and_says_so(tmp_path, capsys, mon
 
     find = watch_.importlib.util.find_spec
     monkeypatch.setattr(
-        watch_.importlib.util, "find_spec", lambda name: None if name == "imageio_ffmpeg" else find(name)
+        watch_.importlib.util,
+        "find_spec",
+        lambda name: None if name == "imageio_ffmpeg" else find(name),
     )
     assert main(["watch", "run", "--max-steps", "20"]) == 0
     out = capsys.readouterr().out
@@ -303,18 +342,54 @@ def test_watch_writes_a_video(tmp_path, capsys, monkeypatch):
 
 
 def test_probes_have_nothing_to_look_at(tmp_path, capsys):
-    args = ["--env", "probe:acted", "--num-envs", "4", "--num-steps", "4", "--steps", "16", "--preset", "none"]
-    assert main(["train", "trpo", *args, "--run-dir", "run", "--value.sgd.minibatches", "1", "--quiet"]) == 0
+    args = [
+        "--env",
+        "probe:acted",
+        "--num-envs",
+        "4",
+        "--num-steps",
+        "4",
+        "--steps",
+        "16",
+        "--preset",
+        "none",
+    ]
+    assert (
+        main(
+            ["train", "trpo", *args, "--run-dir", "run", "--value.sgd.minibatches", "1", "--quiet"]
+        )
+        == 0
+    )
     assert main(["watch", "run"]) == 2
     assert "nothing to look at" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_seeds_side_by_side(tmp_path, capfd):
-    assert main(["train", "trpo", *QUICK, "--seeds", "2", "--jobs", "2", "--run-dir", "many", "--seed", "5"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "trpo",
+                *QUICK,
+                "--seeds",
+                "2",
+                "--jobs",
+                "2",
+                "--run-dir",
+                "many",
+                "--seed",
+                "5",
+            ]
+        )
+        == 0
+    )
     assert sorted(p.name for p in (tmp_path / "many").iterdir()) == ["seed-5", "seed-6"]
     seeds = [
-        json.loads((tmp_path / "many" / f"seed-{s}" / "config.json").read_text())["settings"]["seed"] for s in (5, 6)
+        json.loads((tmp_path / "many" / f"seed-{s}" / "config.json").read_text())["settings"][
+            "seed"
+        ]
+        for s in (5, 6)
     ]
     assert seeds == [5, 6]
     assert (tmp_path / "many" / "seed-5" / "metrics.jsonl").read_text() != (
@@ -326,7 +401,10 @@ def test_seeds_side_by_side(tmp_path, capfd):
 def test_one_interrupt_finishes_the_update_saves_and_exits_130(tmp_path):
     args = ["train", "trpo", "--env", "CartPole-v1", "--steps", "50m", "--run-dir", "run"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "surefoot", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "surefoot", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -341,7 +419,9 @@ def test_one_interrupt_finishes_the_update_saves_and_exits_130(tmp_path):
 
 
 def test_numbers_as_people_write_them():
-    assert [whole_number(t) for t in ("1000000", "1_000_000", "1e6", "1m", "1M", "2.5k", "-3")] == [10**6] * 5 + [
+    assert [whole_number(t) for t in ("1000000", "1_000_000", "1e6", "1m", "1M", "2.5k", "-3")] == [
+        10**6
+    ] * 5 + [
         2500,
         -3,
     ]

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surefoot import NPG, PPO, SGD, TRPO, Clipped, Config, Networks, SharedValue, UsageError, ValueFit
+from surefoot import (
+    NPG,
+    PPO,
+    SGD,
+    TRPO,
+    Clipped,
+    Config,
+    Networks,
+    SharedValue,
+    UsageError,
+    ValueFit,
+)
 from surefoot.config import from_json, method_class, method_name, read_config, to_json
 from surefoot.methods import METHODS
 from surefoot.presets import all_presets, choose
@@ -22,7 +33,9 @@ def test_presets_go_through_json(preset):
 
 
 def test_infinite_and_absent_numbers_go_through_json():
-    config = Config(PPO(clip=float("inf"), stop_kl=None), ValueFit(SGD(max_grad_norm=None), clip=0.2))
+    config = Config(
+        PPO(clip=float("inf"), stop_kl=None), ValueFit(SGD(max_grad_norm=None), clip=0.2)
+    )
     again = from_json(json.loads(json.dumps(to_json(config), allow_nan=False)))
     assert again == config
     assert again.method.clip == float("inf")
@@ -65,8 +78,14 @@ def test_bad_settings_are_one_line_that_names_them(path, value, message):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 10**7) | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 10**7)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=4,
 )
 FIELDS = [f.name for f in dataclasses.fields(Config)]
@@ -113,7 +132,10 @@ def test_shared_layers_go_with_a_shared_value():
         Config(PPO(), SharedValue())
     with pytest.raises(UsageError, match="TRPO refuses layers shared"):
         Config(TRPO(), SharedValue(), networks=Networks(shared_layers=1))
-    assert Config(PPO(), SharedValue(), networks=Networks(shared_layers=1)).algorithm.value == SharedValue()
+    assert (
+        Config(PPO(), SharedValue(), networks=Networks(shared_layers=1)).algorithm.value
+        == SharedValue()
+    )
 
 
 def test_methods_are_found_by_name():

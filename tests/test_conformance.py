@@ -63,7 +63,9 @@ def row(name, kind):
     return pytest.param(name, kind, marks=() if (name, kind) in FAST else pytest.mark.slow)
 
 
-EVERY = pytest.mark.parametrize(("name", "kind"), [row(name, kind) for name in TABLE for kind in tiny.KINDS])
+EVERY = pytest.mark.parametrize(
+    ("name", "kind"), [row(name, kind) for name in TABLE for kind in tiny.KINDS]
+)
 
 
 @functools.lru_cache
@@ -130,7 +132,9 @@ def test_huge_advantages_leave_everything_finite(name, kind):
         assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(out))
 
 
-@pytest.mark.parametrize("kind", ["categorical", "gaussian", pytest.param("gaussian_state", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["categorical", "gaussian", pytest.param("gaussian_state", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.enforces == "mean_kl"])
 def test_bounds_hold_and_are_not_trivial(name, kind):
     """In float64 and without slack, on many batches; the median step uses more than half of the bound."""
@@ -165,8 +169,12 @@ def test_a_nan_never_passes_for_an_update(name, kind):
     update, pi, _ = compiled(name, kind)
     batch = plain(kind)
     first = int(np.flatnonzero(np.asarray(batch.mask))[0])
-    new, _, _, _ = update(dataclasses.replace(batch, advantage=batch.advantage.at[first].set(jnp.nan)), KEY)
-    assert tiny.same(new, pi) or not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(new))
+    new, _, _, _ = update(
+        dataclasses.replace(batch, advantage=batch.advantage.at[first].set(jnp.nan)), KEY
+    )
+    assert tiny.same(new, pi) or not all(
+        bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(new)
+    )
 
 
 @EVERY
@@ -186,7 +194,8 @@ def wide(name, kind):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [row("trpo", "gaussian"), *(row(n, "categorical") for n in TABLE), row("ppo", "gaussian")]
+    ("name", "kind"),
+    [row("trpo", "gaussian"), *(row(n, "categorical") for n in TABLE), row("ppo", "gaussian")],
 )
 def test_jit_equals_no_jit(x64, name, kind):
     update, (batch, *_) = wide(name, kind)
@@ -197,14 +206,18 @@ def test_jit_equals_no_jit(x64, name, kind):
     assert tiny.distance(slow, quick) < 1e-9
 
 
-@pytest.mark.parametrize(("name", "kind"), [row("trpo", "categorical"), *(row(n, "gaussian_state") for n in TABLE)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [row("trpo", "categorical"), *(row(n, "gaussian_state") for n in TABLE)]
+)
 def test_vmap_over_keys_and_batches(x64, name, kind):
     update, batches = wide(name, kind)
     keys = jax.random.split(KEY, 3)
     many = jax.jit(jax.vmap(update))(jax.tree.map(lambda *x: jnp.stack(x), *batches), keys)
     one = jax.jit(update)
     for i in range(3):
-        assert tiny.distance(jax.tree.map(lambda x, i=i: x[i], many), one(batches[i], keys[i])) < 1e-9
+        assert (
+            tiny.distance(jax.tree.map(lambda x, i=i: x[i], many), one(batches[i], keys[i])) < 1e-9
+        )
 
 
 @pytest.mark.parametrize("name", ["npg max_kl", "trpo", "ppo stop_kl"])
@@ -231,7 +244,9 @@ def test_at_the_old_policy_the_ratio_is_one_and_the_kl_nothing(kind):
     old, action, log_prob = door(obs, KEY)
     zero = jnp.zeros(512)
     batch = Batch(obs, action, log_prob, old, zero, zero, zero, jnp.ones(512, bool), jnp.zeros(()))
-    ruler = jax.jit(lambda b: (jnp.max(jnp.abs(ratio(pi(b.obs), b) - 1)), b.max(b.old.kl(pi(b.obs)))))
+    ruler = jax.jit(
+        lambda b: (jnp.max(jnp.abs(ratio(pi(b.obs), b) - 1)), b.max(b.old.kl(pi(b.obs))))
+    )
     for rows in (np.arange(512), rng.permutation(512)[:37], np.arange(3)):
         off, kl = ruler(batch.take(jnp.asarray(rows)))
         assert float(off) < 1e-5 * max(1, float(jnp.max(jnp.abs(log_prob)))) and float(kl) < 1e-10
@@ -248,11 +263,18 @@ def test_every_method_has_a_row_and_says_what_it_promises():
 BASE = {
     "NPG": NPG(max_kl=0.05, cg_iters=3),
     "NPG lr": NPG(lr=0.1, max_kl=None),
-    "TRPO": TRPO(max_kl=2.0, cg_damping=0.03, cg_iters=10, backtrack=0.5),  # the full step is refused
+    "TRPO": TRPO(
+        max_kl=2.0, cg_damping=0.03, cg_iters=10, backtrack=0.5
+    ),  # the full step is refused
     "PPO": PPO(sgd=SGD(lr=0.05, epochs=2, minibatches=2, max_grad_norm=0.3)),
 }
 CHANGES = {
-    "NPG": {"max_kl": 0.02, "cg_iters": 2, "cg_damping": 0.5, "surrogate": "no change: its slope at the old policy"},
+    "NPG": {
+        "max_kl": 0.02,
+        "cg_iters": 2,
+        "cg_damping": 0.5,
+        "surrogate": "no change: its slope at the old policy",
+    },
     "NPG lr": {"lr": 0.2},
     "TRPO": {
         "max_kl": 1.0,
@@ -265,7 +287,14 @@ CHANGES = {
     },
     "PPO": {"clip": 0.01, "stop_kl": 1e-9},
 }
-SGD_CHANGES = {"lr": 0.02, "epochs": 3, "minibatches": 3, "anneal": True, "max_grad_norm": None, "adam_eps": 0.1}
+SGD_CHANGES = {
+    "lr": 0.02,
+    "epochs": 3,
+    "minibatches": 3,
+    "anneal": True,
+    "max_grad_norm": None,
+    "adam_eps": 0.1,
+}
 
 
 def outcome(method, batch):
@@ -320,7 +349,9 @@ def test_every_field_of_the_value_records_changes_something():
     assert len({pay(SharedValue()), pay(SharedValue(coef=1.0)), pay(SharedValue(clip=0.1))}) == 3
     bonus = lambda coef: float(EntropyBonus(coef)(tiny.policy("categorical"), batch))
     assert bonus(0.1) != bonus(0.2)
-    critic = tiny.cast(tiny.networks("categorical").init(tiny.spec("categorical"), 0)[1], np.float32)
+    critic = tiny.cast(
+        tiny.networks("categorical").init(tiny.spec("categorical"), 0)[1], np.float32
+    )
     base = ValueFit(SGD(lr=0.05, epochs=1, minibatches=1))
 
     def fitted(record):
@@ -329,7 +360,11 @@ def test_every_field_of_the_value_records_changes_something():
 
     assert tiny.distance(fitted(base), fitted(dataclasses.replace(base, clip=0.1))) > 1e-5
     assert (
-        tiny.distance(fitted(base), fitted(dataclasses.replace(base, sgd=SGD(lr=0.02, epochs=1, minibatches=1)))) > 1e-5
+        tiny.distance(
+            fitted(base),
+            fitted(dataclasses.replace(base, sgd=SGD(lr=0.02, epochs=1, minibatches=1))),
+        )
+        > 1e-5
     )
 
 
@@ -349,7 +384,9 @@ NETWORK_CHANGES = {
 def test_every_field_of_the_networks_changes_the_policy(field):
     """The floor and the ceiling are seen with a log-sigma beyond them, which training may bring about."""
     base = Networks(hidden=(6,), log_std_init=-0.3)
-    extra = {"log_std_min": {"log_std_init": -0.1}, "log_std_max": {"log_std_init": -0.5}}.get(field, {})
+    extra = {"log_std_min": {"log_std_init": -0.1}, "log_std_max": {"log_std_init": -0.5}}.get(
+        field, {}
+    )
     changed = dataclasses.replace(base, **{field: NETWORK_CHANGES[field]}, **extra)
     obs = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
 

@@ -6,7 +6,16 @@ import json
 from rich.console import Console
 
 from surefoot import Agent
-from surefoot.console import Panel, PlainLines, clock, gauge, number, panel_if_terminal, spark, steps_text
+from surefoot.console import (
+    Panel,
+    PlainLines,
+    clock,
+    gauge,
+    number,
+    panel_if_terminal,
+    spark,
+    steps_text,
+)
 from surefoot.sinks import JsonLines, TensorBoard, Update
 
 SMALL = dict(num_envs=4, num_steps=16)
@@ -17,7 +26,11 @@ def test_pieces():
     assert (clock(21), clock(3727)) == ("00:21", "1:02:07")
     assert spark([1, 2, 3]) == "▁▃█" or len(spark([1, 2, 3])) == 3
     assert spark([]) == "" and len(spark(list(range(100)))) == 12
-    assert (gauge(0.5), gauge(9.0), gauge(float("nan"))) == ("█████░░░░░", "██████████", "██████████")
+    assert (gauge(0.5), gauge(9.0), gauge(float("nan"))) == (
+        "█████░░░░░",
+        "██████████",
+        "██████████",
+    )
     assert (number(None), number(float("nan")), number(0.5)) == ("-", "-", "0.5")
 
 
@@ -52,7 +65,12 @@ def test_an_update_that_was_undone_is_said():
     out = io.StringIO()
     agent = Agent("trpo", "jax:CartPole-v1", **SMALL).learn(64)
     view = PlainLines(agent, 64, out)
-    report = agent.report | {"update_skipped": True, "value_skipped": True, "accepted": False, "kl_mean": float("nan")}
+    report = agent.report | {
+        "update_skipped": True,
+        "value_skipped": True,
+        "accepted": False,
+        "kl_mean": float("nan"),
+    }
     view(Update(report, {"steps_per_second": 1.0}))
     assert "old policy kept" in out.getvalue() and "old critic kept" in out.getvalue()
 
@@ -61,11 +79,20 @@ def test_numbers_that_are_not_finite_are_null_in_json(tmp_path):
     sink = JsonLines(tmp_path)
     sink(Update({"update": 1, "kl_mean": float("nan"), "entropy": 1.0}, {"seconds": 1.0}))
     sink.close()
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"update": 1, "kl_mean": None, "entropy": 1.0}
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+        "update": 1,
+        "kl_mean": None,
+        "entropy": 1.0,
+    }
 
 
 def test_tensorboard_takes_the_same_keys(tmp_path):
     sink = TensorBoard(tmp_path)
-    sink(Update({"update": 1, "env_steps": 64, "kl_mean": 0.5, "x": None}, {"seconds": 1.0, "steps_per_second": 2.0}))
+    sink(
+        Update(
+            {"update": 1, "env_steps": 64, "kl_mean": 0.5, "x": None},
+            {"seconds": 1.0, "steps_per_second": 2.0},
+        )
+    )
     sink.close()
     assert b"kl_mean" in next(tmp_path.glob("events.*")).read_bytes()

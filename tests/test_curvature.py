@@ -33,7 +33,9 @@ def test_tree_arithmetic():
     assert tiny.same(tree_scale(2.0, a), {"x": np.float32([2, 4]), "y": np.float32([[6]])})
     assert tiny.same(tree_where(jnp.asarray(False), a, b), b)
     assert bool(all_finite((a, np.int32(3)))) and bool(all_finite(()))
-    assert not bool(all_finite((a, np.float32([1, np.nan])))) and not bool(all_finite(np.float32(np.inf)))
+    assert not bool(all_finite((a, np.float32([1, np.nan])))) and not bool(
+        all_finite(np.float32(np.inf))
+    )
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -56,7 +58,9 @@ def test_gauss_newton_is_the_hessian_of_both_mean_kls(x64, kind):
     np.testing.assert_allclose(F, forth, atol=1e-12)
     np.testing.assert_allclose(F, back, atol=1e-12)
     net = Net(kind, tiny.OBS, tiny.HIDDEN, tiny.spec(kind).action_dim)
-    np.testing.assert_allclose(F, net.fisher(np.asarray(flat), [row[0] for row in tiny.rows_of(batch)]), atol=1e-12)
+    np.testing.assert_allclose(
+        F, net.fisher(np.asarray(flat), [row[0] for row in tiny.rows_of(batch)]), atol=1e-12
+    )
     np.testing.assert_array_equal(F, matrices(tiny.rubbish(batch), flat)[0])
     assert np.min(np.linalg.eigvalsh(F)) > -1e-14 and np.trace(F) > 1
 
@@ -84,18 +88,26 @@ def test_conjugate_gradient_equals_a_dense_solve(x64, scale):
     x, residual, curvature = solve(A, b)
     want = np.linalg.solve(A, b)
     assert np.linalg.norm(x - want) < 1e-5 * np.linalg.norm(want)
-    np.testing.assert_allclose(float(residual), np.linalg.norm(b - A @ x) / np.linalg.norm(b), rtol=0.1, atol=1e-12)
+    np.testing.assert_allclose(
+        float(residual), np.linalg.norm(b - A @ x) / np.linalg.norm(b), rtol=0.1, atol=1e-12
+    )
     np.testing.assert_allclose(float(curvature), x @ A @ x, rtol=1e-9)
 
 
 def test_conjugate_gradient_stops_after_its_iterations(x64):
     A, b = spd(8, condition=5.0), np.ones(8)
     for iters in (1, 3, 8):
-        x, residual, curvature = jax.jit(lambda b, n=iters: conjugate_gradient(lambda v: A @ v, b, n, tol=0.0))(b)
-        krylov = np.linalg.qr(np.stack([np.linalg.matrix_power(A, k) @ b for k in range(iters)], 1))[0]
+        x, residual, curvature = jax.jit(
+            lambda b, n=iters: conjugate_gradient(lambda v: A @ v, b, n, tol=0.0)
+        )(b)
+        krylov = np.linalg.qr(
+            np.stack([np.linalg.matrix_power(A, k) @ b for k in range(iters)], 1)
+        )[0]
         y = np.linalg.solve(krylov.T @ A @ krylov, krylov.T @ b)
         np.testing.assert_allclose(x, krylov @ y, rtol=1e-6)
-        np.testing.assert_allclose(float(residual), np.linalg.norm(b - A @ x) / np.linalg.norm(b), atol=1e-10)
+        np.testing.assert_allclose(
+            float(residual), np.linalg.norm(b - A @ x) / np.linalg.norm(b), atol=1e-10
+        )
         np.testing.assert_allclose(float(curvature), x @ A @ x, rtol=1e-6)
 
 
@@ -135,7 +147,9 @@ def test_float32_parameters_stay_float32_under_x64(x64):
 
 def test_damping_adds_to_the_diagonal(x64):
     A, v = spd(5), np.arange(5.0)
-    np.testing.assert_allclose(damped(lambda x: A @ x, 0.3)(v), (A + 0.3 * np.eye(5)) @ v, rtol=1e-14)
+    np.testing.assert_allclose(
+        damped(lambda x: A @ x, 0.3)(v), (A + 0.3 * np.eye(5)) @ v, rtol=1e-14
+    )
 
 
 START, STEP = np.float32([0.1, -0.7, 1e-8, 3.3]), np.float32([1.0, 0.1, 1.0, -2.0])
@@ -174,7 +188,9 @@ def test_backtracking_never_accepts_nan():
 
 
 def test_backtracking_hands_over_candidate_and_scale():
-    _, found = search(lambda p, scale: jnp.all(p == START + scale * STEP) & (scale < 0.4), shrink=0.7)
+    _, found = search(
+        lambda p, scale: jnp.all(p == START + scale * STEP) & (scale < 0.4), shrink=0.7
+    )
     assert bool(found.accepted) and int(found.backtracks) == 3
     np.testing.assert_allclose(float(found.scale), 0.7**3, rtol=1e-6)
 

@@ -27,7 +27,9 @@ def wide_logits_kl(logits_p, logits_q):
 def test_expm1_minus(x64):
     x = np.array([0.0, 1e-12, -1e-6, 0.05, -0.0999, 0.1001, 1.0, -3.0, 30.0, -1e4])
     wide = x.astype(np.longdouble)
-    want = np.where(np.abs(x) < 1e-5, wide**2 / 2 + wide**3 / 6 + wide**4 / 24, np.expm1(wide) - wide)
+    want = np.where(
+        np.abs(x) < 1e-5, wide**2 / 2 + wide**3 / 6 + wide**4 / 24, np.expm1(wide) - wide
+    )
     got, slope = jax.jit(jax.vmap(jax.value_and_grad(expm1_minus)))(jnp.asarray(x))
     np.testing.assert_allclose(np.asarray(got), want.astype(float), rtol=2e-11)
     np.testing.assert_allclose(np.asarray(slope), np.expm1(x), rtol=1e-10)
@@ -44,11 +46,14 @@ def test_gaussian_kl_equals_closed_form_and_integral(x64):
     for _ in range(20):
         mp, mq = rng.normal(size=(2, 3))
         lp, lq = rng.normal(size=(2, 3)) * 0.4
-        forth, back_again = both_kls(*(DiagGaussian(jnp.asarray(m), jnp.asarray(s)) for m, s in ((mp, lp), (mq, lq))))
+        forth, back_again = both_kls(
+            *(DiagGaussian(jnp.asarray(m), jnp.asarray(s)) for m, s in ((mp, lp), (mq, lq)))
+        )
         want = ref.gaussian_kl(mp, np.exp(lp), mq, np.exp(lq))
         back = ref.gaussian_kl(mq, np.exp(lq), mp, np.exp(lp))
         summed = sum(
-            ref.gaussian_kl_by_quadrature(a, np.exp(b), c, np.exp(d)) for a, b, c, d in zip(mp, lp, mq, lq, strict=True)
+            ref.gaussian_kl_by_quadrature(a, np.exp(b), c, np.exp(d))
+            for a, b, c, d in zip(mp, lp, mq, lq, strict=True)
         )
         np.testing.assert_allclose(float(forth), want, rtol=1e-12)
         np.testing.assert_allclose(float(back_again), back, rtol=1e-12)
@@ -77,9 +82,12 @@ def test_float32_gaussian_kl_at_small_radii(kl, tolerance):
     mq = mp + np.exp(lq) * np.sqrt(kl) * rng.choice([-1, 1], lp.shape)
     mp, lp, mq, lq = (x.astype(np.float32) for x in (mp, lp, mq, lq))
     wide = [x.astype(np.longdouble) for x in (mp, lp, mq, lq)]
-    want = (wide[3] - wide[1] + (np.exp(2 * wide[1]) + (wide[0] - wide[2]) ** 2) / (2 * np.exp(2 * wide[3])) - 0.5)[
-        :, 0
-    ]
+    want = (
+        wide[3]
+        - wide[1]
+        + (np.exp(2 * wide[1]) + (wide[0] - wide[2]) ** 2) / (2 * np.exp(2 * wide[3]))
+        - 0.5
+    )[:, 0]
     got = np.asarray(both_kls(DiagGaussian(mp, lp), DiagGaussian(mq, lq))[0])
     assert np.max(np.abs(got - want) / want) < tolerance
     assert 0.3 * kl < np.median(want) < 3 * kl
@@ -126,26 +134,42 @@ def test_extreme_logits(case):
     (forth, back, entropy, chosen), rest = everything(a, b)
     p, q = (ref.probabilities(np.asarray(x, np.float64)) for x in (a, b))
     if min(p.min(), q.min()) > 0 or "masked" in case:
-        np.testing.assert_allclose(float(forth), ref.categorical_kl(p, np.maximum(q, 1e-300)), rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(float(back), ref.categorical_kl(q, np.maximum(p, 1e-300)), rtol=0.1, atol=1e-6)
-    np.testing.assert_allclose(float(entropy), -np.sum(p * np.log(np.where(p > 0, p, 1))), atol=1e-6)
-    np.testing.assert_allclose(float(chosen), np.log(max(p[1], 1e-300)) if p[1] > 0 else chosen, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            float(forth), ref.categorical_kl(p, np.maximum(q, 1e-300)), rtol=1e-5, atol=1e-6
+        )
+        np.testing.assert_allclose(
+            float(back), ref.categorical_kl(q, np.maximum(p, 1e-300)), rtol=0.1, atol=1e-6
+        )
+    np.testing.assert_allclose(
+        float(entropy), -np.sum(p * np.log(np.where(p > 0, p, 1))), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        float(chosen), np.log(max(p[1], 1e-300)) if p[1] > 0 else chosen, rtol=1e-5, atol=1e-6
+    )
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(rest)), rest
     assert float(forth) >= 0 and float(back) >= 0
 
 
 def test_a_policy_that_leaves_the_support_is_infinitely_far():
-    forth, back = both_kls(Categorical(jnp.asarray([0.0, 0.0])), Categorical(jnp.asarray([0.0, -INF])))
+    forth, back = both_kls(
+        Categorical(jnp.asarray([0.0, 0.0])), Categorical(jnp.asarray([0.0, -INF]))
+    )
     assert float(forth) == INF
     np.testing.assert_allclose(float(back), np.log(2), rtol=1e-6)
 
 
 def test_extreme_sigma():
-    kl = jax.jit(jax.value_and_grad(lambda x, y: DiagGaussian(x[:1], x[1:]).kl(DiagGaussian(y[:1], y[1:])), (0, 1)))
+    kl = jax.jit(
+        jax.value_and_grad(
+            lambda x, y: DiagGaussian(x[:1], x[1:]).kl(DiagGaussian(y[:1], y[1:])), (0, 1)
+        )
+    )
     for lp, lq in [(-5.0, 2.0), (2.0, -5.0), (-5.0, -5.0), (2.0, 2.0), (-20.0, -20.0)]:
         p, q = np.float32([0.5, lp]), np.float32([0.5 + 1e-3 * np.exp(lq), lq])
         value, slopes = kl(p, q)
-        want = ref.gaussian_kl([float(p[0])], [np.exp(float(p[1]))], [float(q[0])], [np.exp(float(q[1]))])
+        want = ref.gaussian_kl(
+            [float(p[0])], [np.exp(float(p[1]))], [float(q[0])], [np.exp(float(q[1]))]
+        )
         np.testing.assert_allclose(float(value), want, rtol=1e-5, atol=1e-9)
         assert all(bool(np.all(np.isfinite(g))) for g in slopes)
 
@@ -178,7 +202,9 @@ def matrices(kl, fisher, at):
 def test_fisher_is_the_covariance_of_scores_and_the_hessian_of_both_kls(x64):
     logits = np.random.default_rng(5).normal(size=4)
     kl = lambda a, b: Categorical(a).kl(Categorical(b))
-    fisher, first, second = matrices(kl, lambda at, v: Categorical(at).fisher(Categorical(v)).logits, logits)
+    fisher, first, second = matrices(
+        kl, lambda at, v: Categorical(at).fisher(Categorical(v)).logits, logits
+    )
     np.testing.assert_allclose(fisher, ref.categorical_fisher(logits), atol=1e-12)
     np.testing.assert_allclose(first, fisher, atol=1e-12)
     np.testing.assert_allclose(second, fisher, atol=1e-12)
@@ -186,7 +212,9 @@ def test_fisher_is_the_covariance_of_scores_and_the_hessian_of_both_kls(x64):
     unpack = lambda v: DiagGaussian(v[:1], v[1:])  # mean and log-deviation of one dimension
     pack = lambda d: jnp.concatenate([d.mean, d.log_std])
     kl = lambda a, b: unpack(a).kl(unpack(b))
-    fisher, first, second = matrices(kl, lambda at, v: pack(unpack(at).fisher(unpack(v))), [0.3, -0.7])
+    fisher, first, second = matrices(
+        kl, lambda at, v: pack(unpack(at).fisher(unpack(v))), [0.3, -0.7]
+    )
     np.testing.assert_allclose(fisher, ref.gaussian_fisher(0.3, -0.7), atol=1e-8)
     np.testing.assert_allclose(first, fisher, atol=1e-11)
     np.testing.assert_allclose(second, fisher, atol=1e-11)
@@ -206,10 +234,17 @@ def test_log_prob_and_entropy(x64):
         d = DiagGaussian(np.full((len(grid), 1), m), np.full((len(grid), 1), ls))
         log_p, entropy = (np.asarray(x) for x in log_prob_and_entropy(d, grid[:, None]))
         np.testing.assert_allclose(np.exp(log_p), ref.density(grid, m, np.exp(ls)), atol=1e-14)
-        np.testing.assert_allclose(entropy[0], -np.trapezoid(np.exp(log_p) * log_p, grid), rtol=1e-9)
-    parts = [np.log(ref.density(np.asarray(0.2), m, np.exp(ls))) for m, ls in zip(mean, log_std, strict=True)]
+        np.testing.assert_allclose(
+            entropy[0], -np.trapezoid(np.exp(log_p) * log_p, grid), rtol=1e-9
+        )
+    parts = [
+        np.log(ref.density(np.asarray(0.2), m, np.exp(ls)))
+        for m, ls in zip(mean, log_std, strict=True)
+    ]
     np.testing.assert_allclose(
-        float(log_prob_and_entropy(DiagGaussian(mean, log_std), np.full(3, 0.2))[0]), sum(parts), rtol=1e-12
+        float(log_prob_and_entropy(DiagGaussian(mean, log_std), np.full(3, 0.2))[0]),
+        sum(parts),
+        rtol=1e-12,
     )
 
     logits = rng.normal(size=4)
@@ -227,7 +262,14 @@ def test_samples_and_modes():
     p = ref.probabilities(np.array([0.0, 1.0, -1e9, -1.0]))
     assert drawn[2] == 0
     assert np.all(np.abs(drawn - p) <= 6 * np.sqrt(p * (1 - p) / n))
-    gaussian = DiagGaussian(np.full((n, 1), 2.0, np.float32), np.full((n, 1), np.log(0.5), np.float32))
+    gaussian = DiagGaussian(
+        np.full((n, 1), 2.0, np.float32), np.full((n, 1), np.log(0.5), np.float32)
+    )
     x = np.asarray(gaussian.sample(jax.random.key(1)))
-    assert abs(x.mean() - 2) < 6 * 0.5 / np.sqrt(n) and abs(x.std() - 0.5) < 6 * 0.5 / np.sqrt(2 * n)
-    assert int(Categorical(jnp.asarray([0.0, 3.0, 1.0])).mode()) == 1 and float(gaussian.mode()[0, 0]) == 2.0
+    assert abs(x.mean() - 2) < 6 * 0.5 / np.sqrt(n) and abs(x.std() - 0.5) < 6 * 0.5 / np.sqrt(
+        2 * n
+    )
+    assert (
+        int(Categorical(jnp.asarray([0.0, 3.0, 1.0])).mode()) == 1
+        and float(gaussian.mode()[0, 0]) == 2.0
+    )

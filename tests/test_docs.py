@@ -29,7 +29,9 @@ def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = blocks("README.md", "python")
     quick = (
-        first.replace("1_000_000", "4_096").replace("HalfCheetah-v5", "Pendulum-v1").replace("[0.0] * 17", "[0.0] * 3")
+        first.replace("1_000_000", "4_096")
+        .replace("HalfCheetah-v5", "Pendulum-v1")
+        .replace("[0.0] * 17", "[0.0] * 3")
     )
     exec(quick.replace("episodes=20", "episodes=2"), {})
     assert (tmp_path / "cheetah" / "config.json").exists()
@@ -42,7 +44,13 @@ def test_the_readme_opens_with_exactly_two_commands():
 
 
 @pytest.mark.parametrize(
-    "line", [w for b in blocks("README.md", "console")[1:] for w in b.splitlines() if "surefoot train" in w]
+    "line",
+    [
+        w
+        for b in blocks("README.md", "console")[1:]
+        for w in b.splitlines()
+        if "surefoot train" in w
+    ],
 )
 def test_the_readmes_training_commands_are_understood(line, tmp_path, monkeypatch, capsys):
     if "envpool:" in line:

@@ -51,7 +51,10 @@ class TestActionDoor:
             np.testing.assert_array_equal(door(np.array([[-37.5]], np.float32)), [[-37.5]])
 
     def test_the_environments_own_precision(self):
-        assert ActionDoor(box([-2], [2], np.float64), "x")(np.zeros((1, 1), np.float32)).dtype == np.float64
+        assert (
+            ActionDoor(box([-2], [2], np.float64), "x")(np.zeros((1, 1), np.float32)).dtype
+            == np.float64
+        )
 
     def test_discrete_actions_begin_where_the_space_begins(self):
         door = ActionDoor(spaces.Discrete(3, start=-1), "x")
@@ -66,7 +69,9 @@ class TestActionDoor:
 
     @settings(max_examples=300, deadline=None)
     @given(
-        bounds=st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=2, max_size=2, unique=True).map(sorted),
+        bounds=st.lists(
+            st.floats(-1e6, 1e6, allow_subnormal=False), min_size=2, max_size=2, unique=True
+        ).map(sorted),
         action=st.floats(-(2.0**100), 2.0**100, width=32) | st.just(1.0),
         dtype=st.sampled_from([np.float32, np.float64]),
     )
@@ -76,11 +81,17 @@ class TestActionDoor:
         got = ActionDoor(space, "x")(np.array([[action]], np.float32))
         assert space.contains(got[0]), (got, space)
 
-    @pytest.mark.parametrize("space", [box([-2, 0], [2, 10]), box([-1], [1]), box([0], [np.inf]), spaces.Discrete(3)])
+    @pytest.mark.parametrize(
+        "space", [box([-2, 0], [2, 10]), box([-1], [1]), box([0], [np.inf]), spaces.Discrete(3)]
+    )
     def test_a_door_is_rebuilt_from_what_is_stored(self, space):
         door = ActionDoor(space, "x")
         again = ActionDoor.from_json(json.loads(json.dumps(door.to_json())))
-        action = np.array([0, 2]) if door.discrete else np.array([[0.3] * door.dim, [5.0] * door.dim], np.float32)
+        action = (
+            np.array([0, 2])
+            if door.discrete
+            else np.array([[0.3] * door.dim, [5.0] * door.dim], np.float32)
+        )
         np.testing.assert_array_equal(door(action), again(action))
         assert door(action).dtype == again(action).dtype
 
@@ -113,7 +124,11 @@ def test_actions_not_supported_are_named(name):
     with pytest.raises(UsageError) as error:
         ActionDoor(BAD_ACTION[name], "Some-v0")
     text = str(error.value)
-    assert "Some-v0" in text and str(BAD_ACTION[name]) in text and "supported are Discrete and 1-D float Box" in text
+    assert (
+        "Some-v0" in text
+        and str(BAD_ACTION[name]) in text
+        and "supported are Discrete and 1-D float Box" in text
+    )
 
 
 # Names
@@ -158,8 +173,12 @@ def test_unknown_names_are_answered_with_the_nearest(name, near):
 def test_a_missing_extra_is_named_with_the_line_that_installs_it(name, module, extra, monkeypatch):
     monkeypatch.setattr(envs, "installed", lambda m: m != module)
     # Another test may have imported it, and with it its environments.
-    monkeypatch.setattr(gymnasium, "registry", {k: v for k, v in gymnasium.registry.items() if "MiniGrid" not in k})
-    with pytest.raises(EnvironmentFault, match=re.escape(f'Run: pip install "surefoot[{extra}]"')) as error:
+    monkeypatch.setattr(
+        gymnasium, "registry", {k: v for k, v in gymnasium.registry.items() if "MiniGrid" not in k}
+    )
+    with pytest.raises(
+        EnvironmentFault, match=re.escape(f'Run: pip install "surefoot[{extra}]"')
+    ) as error:
         envs.make(name)
     assert name in str(error.value) and "\n" not in str(error.value)
 
@@ -185,7 +204,9 @@ def broken_maker():
 def test_an_environment_that_cannot_be_made_is_one_line():
     gymnasium.register("Surefoot/Unmade-v0", entry_point=lambda: broken_maker())
     try:
-        with pytest.raises(EnvironmentFault, match=r"Unmade-v0 could not be made: OSError: no display found$"):
+        with pytest.raises(
+            EnvironmentFault, match=r"Unmade-v0 could not be made: OSError: no display found$"
+        ):
             envs.make("Surefoot/Unmade-v0")
     finally:
         del gymnasium.registry["Surefoot/Unmade-v0"]
@@ -202,7 +223,12 @@ class TestMake:
             4,
             2,
         )
-        assert spec.discrete and spec.max_episode_steps == 500 and not spec.on_device and not spec.same_step
+        assert (
+            spec.discrete
+            and spec.max_episode_steps == 500
+            and not spec.on_device
+            and not spec.same_step
+        )
         assert isinstance(env, InProcessEnvs)
         env.close()
 
@@ -221,7 +247,9 @@ class TestMake:
 
     @pytest.mark.parametrize("mode", list(MODE))
     def test_a_vector_environment_in_the_mode_it_declares(self, mode):
-        vector = gymnasium.vector.SyncVectorEnv([lambda: Stairs(Plan(), 0)] * 2, autoreset_mode=mode)
+        vector = gymnasium.vector.SyncVectorEnv(
+            [lambda: Stairs(Plan(), 0)] * 2, autoreset_mode=mode
+        )
         for given_env in (vector, lambda: vector):
             env = envs.make(given_env)
             assert isinstance(env, VectorEnvs) and env.mode == mode.name and env.spec.num_envs == 2
@@ -239,7 +267,9 @@ class TestMake:
             envs.make(thing)
 
     def test_workers_only_where_they_can_work(self):
-        with pytest.raises(UsageError, match=r"--workers is 3 with 2 environments; allowed: 0 .* or 2"):
+        with pytest.raises(
+            UsageError, match=r"--workers is 3 with 2 environments; allowed: 0 .* or 2"
+        ):
             envs.make("CartPole-v1", 2, workers=3)
         with pytest.raises(UsageError, match="worker processes are for plain Gymnasium ids only"):
             envs.make("jax:CartPole-v1", 2, workers=2)
@@ -262,7 +292,11 @@ def stream(env, seed, steps=30):
     out = [np.array(env.reset(seed))]
     for _ in range(steps):
         shape = (spec.num_envs, spec.action_dim)
-        action = rng.integers(spec.action_dim, size=spec.num_envs) if spec.discrete else rng.normal(size=shape)
+        action = (
+            rng.integers(spec.action_dim, size=spec.num_envs)
+            if spec.discrete
+            else rng.normal(size=shape)
+        )
         out.append(np.array(env.step(action).obs))
     env.close()
     return np.stack(out)
@@ -293,7 +327,9 @@ def test_a_vector_environment_that_takes_one_seed():
     """Gymnasium's own vectorised CartPole has one generator for all its environments."""
 
     def build():
-        return envs.make(gymnasium.make_vec("CartPole-v1", num_envs=3, vectorization_mode="vector_entry_point"))
+        return envs.make(
+            gymnasium.make_vec("CartPole-v1", num_envs=3, vectorization_mode="vector_entry_point")
+        )
 
     one, again, other = stream(build(), 7), stream(build(), 7), stream(build(), 8)
     np.testing.assert_array_equal(one, again)
@@ -331,7 +367,11 @@ class Faulty(gymnasium.Env):
         if self.steps == self.at:
             if self.how == "raises":
                 raise RuntimeError("the 100% solver\n  diverged")
-            obs = {"nan": np.array([0, np.nan]), "inf": np.array([np.inf, 0]), "shape": np.zeros(1)}.get(self.how, obs)
+            obs = {
+                "nan": np.array([0, np.nan]),
+                "inf": np.array([np.inf, 0]),
+                "shape": np.zeros(1),
+            }.get(self.how, obs)
             paid = {"nan reward": float("nan"), "inf reward": float("-inf")}.get(self.how, paid)
             if self.how == "nan at its end":
                 obs, over = np.array([np.nan, 0]), True
@@ -364,7 +404,9 @@ def vector(how, mode=MODE.NEXT_STEP):
 
 
 @pytest.mark.parametrize("how", WORDS)
-@pytest.mark.parametrize("build", [in_process, vector, functools.partial(vector, mode=MODE.SAME_STEP)])
+@pytest.mark.parametrize(
+    "build", [in_process, vector, functools.partial(vector, mode=MODE.SAME_STEP)]
+)
 def test_what_is_not_finite_is_named_with_step_and_environment(build, how):
     with pytest.raises(EnvironmentFault, match=WORDS[how]):
         run(build(how))
@@ -374,8 +416,13 @@ def test_disabled_resets_look_at_the_last_observation_too():
     class Masked(gymnasium.vector.SyncVectorEnv):
         pass
 
-    env = VectorEnvs(Masked([functools.partial(Faulty, "nan at its end")], autoreset_mode=MODE.DISABLED), "faulty")
-    with pytest.raises(EnvironmentFault, match=r"observation is nan in environment 0 of faulty at step 3$"):
+    env = VectorEnvs(
+        Masked([functools.partial(Faulty, "nan at its end")], autoreset_mode=MODE.DISABLED),
+        "faulty",
+    )
+    with pytest.raises(
+        EnvironmentFault, match=r"observation is nan in environment 0 of faulty at step 3$"
+    ):
         run(env)
 
 
@@ -413,21 +460,30 @@ def test_an_environment_that_fails_is_named_on_one_line(how, words):
 
 
 def test_the_old_interface_is_a_fault():
-    with pytest.raises(EnvironmentFault, match=r"environment 1 of faulty failed in step: ValueError: .*\(at step 6\)$"):
+    with pytest.raises(
+        EnvironmentFault,
+        match=r"environment 1 of faulty failed in step: ValueError: .*\(at step 6\)$",
+    ):
         run(in_process("four values"))
 
 
 def test_a_vector_environment_that_fails_is_named_on_one_line():
     with pytest.raises(EnvironmentFault) as error:
         run(vector("raises"))
-    assert str(error.value) == "faulty failed in step: RuntimeError: the 100% solver diverged (at step 6)"
+    assert (
+        str(error.value)
+        == "faulty failed in step: RuntimeError: the 100% solver diverged (at step 6)"
+    )
 
 
 class Odd(gymnasium.vector.SyncVectorEnv):
     """A vector environment that breaks a promise in its answers."""
 
     def __init__(self, mode: Any, how: str) -> None:
-        super().__init__([functools.partial(Stairs, Plan("terminated"), i) for i in range(2)], autoreset_mode=mode)
+        super().__init__(
+            [functools.partial(Stairs, Plan("terminated"), i) for i in range(2)],
+            autoreset_mode=mode,
+        )
         self.how = how
 
     def step(self, actions: Any) -> Any:
@@ -444,9 +500,21 @@ class Odd(gymnasium.vector.SyncVectorEnv):
 @pytest.mark.parametrize(
     ("how", "mode", "words"),
     [
-        ("obs", MODE.NEXT_STEP, r"observation of shape \(2, 1\) where \(2, 3\) was promised \(at step 0\)$"),
-        ("reward", MODE.NEXT_STEP, r"reward of shape \(2, 1\) where \(2,\) was promised \(at step 0\)$"),
-        ("final", MODE.SAME_STEP, r"environment 0 ended and infos\['final_obs'\] does not hold its last observation"),
+        (
+            "obs",
+            MODE.NEXT_STEP,
+            r"observation of shape \(2, 1\) where \(2, 3\) was promised \(at step 0\)$",
+        ),
+        (
+            "reward",
+            MODE.NEXT_STEP,
+            r"reward of shape \(2, 1\) where \(2,\) was promised \(at step 0\)$",
+        ),
+        (
+            "final",
+            MODE.SAME_STEP,
+            r"environment 0 ended and infos\['final_obs'\] does not hold its last observation",
+        ),
     ],
 )
 def test_a_vector_environment_that_breaks_a_promise(how, mode, words):
@@ -474,9 +542,18 @@ class Worker(Faulty):
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("raises", r"environment 1 of Worker failed in step: RuntimeError: the 100% solver diverged \(at step 6\)$"),
-        ("unsendable", r"environment 1 of Worker failed in step: Unsendable: this % that \(at step 0\)$"),
-        ("shape", r"environment 1 of Worker failed in step: ValueError: observation of shape .* \(at step 6\)$"),
+        (
+            "raises",
+            r"environment 1 of Worker failed in step: RuntimeError: the 100% solver diverged \(at step 6\)$",
+        ),
+        (
+            "unsendable",
+            r"environment 1 of Worker failed in step: Unsendable: this % that \(at step 0\)$",
+        ),
+        (
+            "shape",
+            r"environment 1 of Worker failed in step: ValueError: observation of shape .* \(at step 6\)$",
+        ),
     ],
 )
 def test_a_worker_that_fails_is_named(how, words, capfd, monkeypatch):
@@ -504,7 +581,9 @@ def test_a_pool_that_fails_is_named():
     env.reset(0)
     pool.envs[0].over = True
     pool._one = lambda env, a: env.step(a)[:4]
-    with pytest.raises(EnvironmentFault, match=r"^stairs failed in step: AssertionError: stepped after its end"):
+    with pytest.raises(
+        EnvironmentFault, match=r"^stairs failed in step: AssertionError: stepped after its end"
+    ):
         env.step(np.zeros(2, int))
 
 
@@ -533,12 +612,15 @@ class TestEnvPool:
         assert set(need("envpool").list_all_envs()) >= envs.ALSO_IN_ENVPOOL
 
     def test_plain_ids_that_runs_mention_are_gymnasiums(self):
-        assert {i for i in envs.ALSO_IN_ENVPOOL if "Lunar" not in i or "Continuous" not in i} <= set(gymnasium.registry)
+        assert {
+            i for i in envs.ALSO_IN_ENVPOOL if "Lunar" not in i or "Continuous" not in i
+        } <= set(gymnasium.registry)
 
     def test_unknown_names(self):
         need("envpool")
         with pytest.raises(
-            UsageError, match=r"EnvPool has no environment called 'CartPol-v1'; did you mean CartPole-v1\?"
+            UsageError,
+            match=r"EnvPool has no environment called 'CartPol-v1'; did you mean CartPole-v1\?",
         ):
             envs.make("envpool:CartPol-v1")
 
@@ -549,7 +631,9 @@ class TestEnvPool:
 
     def test_seeds(self):
         need("envpool")
-        one, again, other = (stream(envs.make("envpool:CartPole-v1", 4, seed), seed) for seed in (7, 7, 8))
+        one, again, other = (
+            stream(envs.make("envpool:CartPole-v1", 4, seed), seed) for seed in (7, 7, 8)
+        )
         np.testing.assert_array_equal(one, again)
         # EnvPool by itself counts up from one seed: neighbouring runs would share all streams but one.
         assert len({tuple(x) for x in np.concatenate([one[0], other[0]])}) == 8
@@ -557,12 +641,16 @@ class TestEnvPool:
     def test_the_seed_of_reset_is_the_one_that_counts(self):
         need("envpool")
         env = envs.make("envpool:Pendulum-v1", 2, seed=1)
-        np.testing.assert_array_equal(stream(env, 5), stream(envs.make("envpool:Pendulum-v1", 2, seed=5), 5))
+        np.testing.assert_array_equal(
+            stream(env, 5), stream(envs.make("envpool:Pendulum-v1", 2, seed=5), 5)
+        )
 
     def test_actions_pass_the_door(self):
         need("envpool")
         env = envs.make("envpool:Pendulum-v1", 2)
-        assert env.door.bounded and env.spec.max_episode_steps == 200 and env.spec.suite == "envpool"
+        assert (
+            env.door.bounded and env.spec.max_episode_steps == 200 and env.spec.suite == "envpool"
+        )
         np.testing.assert_allclose(env.door(np.array([[9.0], [0.5]], np.float32)), [[2.0], [1.0]])
 
 
@@ -571,7 +659,9 @@ def cartpole_after(obs, action):
     x, dx, theta, dtheta = obs.astype(np.float64)
     force = 10.0 if action == 1 else -10.0
     push = (force + 0.05 * dtheta**2 * np.sin(theta)) / 1.1
-    ddtheta = (9.8 * np.sin(theta) - np.cos(theta) * push) / (0.5 * (4 / 3 - 0.1 * np.cos(theta) ** 2 / 1.1))
+    ddtheta = (9.8 * np.sin(theta) - np.cos(theta) * push) / (
+        0.5 * (4 / 3 - 0.1 * np.cos(theta) ** 2 / 1.1)
+    )
     ddx = push - 0.05 * ddtheta * np.cos(theta) / 1.1
     nxt = np.array([x + 0.02 * dx, dx + 0.02 * ddx, theta + 0.02 * dtheta, dtheta + 0.02 * ddtheta])
     return nxt, bool(abs(nxt[0]) > 2.4 or abs(nxt[2]) > np.deg2rad(12)), 1.0
@@ -589,7 +679,8 @@ def pendulum_after(obs, action):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "after", "limit"), [("CartPole-v1", cartpole_after, 16), ("Pendulum-v1", pendulum_after, 7)]
+    ("name", "after", "limit"),
+    [("CartPole-v1", cartpole_after, 16), ("Pendulum-v1", pendulum_after, 7)],
 )
 @pytest.mark.parametrize("steps", [33, 40])
 def test_envpools_own_tasks_recomputed(name, after, limit, steps, x64):
@@ -603,7 +694,9 @@ def test_envpools_own_tasks_recomputed(name, after, limit, steps, x64):
     n, gamma, lam = 3, 0.9, 0.8
 
     def build(seed):
-        return pools.make_gymnasium(name, num_envs=n, seed=env_seeds(seed, n), num_threads=1, max_episode_steps=limit)
+        return pools.make_gymnasium(
+            name, num_envs=n, seed=env_seeds(seed, n), num_threads=1, max_episode_steps=limit
+        )
 
     env = EnvPoolEnvs(build, name, 2)
     collector = HostCollector(env, steps, 2)

@@ -83,7 +83,9 @@ def random_actions(name, count):
     rng = np.random.default_rng(3)
     if name == "CartPole-v1":
         return [lambda s, a=int(a): a for a in rng.integers(2, size=count)]
-    return [lambda s, a=a: a for a in rng.normal(0, 1, (count, 1))]  # beyond [-1, 1] as well: the door clips
+    return [
+        lambda s, a=a: a for a in rng.normal(0, 1, (count, 1))
+    ]  # beyond [-1, 1] as well: the door clips
 
 
 @pytest.fixture(params=["CartPole-v1", "Pendulum-v1"])
@@ -135,7 +137,9 @@ def test_fresh_states_are_drawn_as_gymnasiums():
     state, obs = (np.asarray(x) for x in jax.jit(jax.vmap(Pendulum().reset))(keys))
     assert np.abs(state[:, 0]).max() <= np.pi + 1e-5 and np.abs(state[:, 1]).max() <= 1
     np.testing.assert_allclose(state.std(axis=0), np.array([np.pi, 1]) / np.sqrt(3), rtol=0.05)
-    np.testing.assert_allclose(obs, np.stack([np.cos(state[:, 0]), np.sin(state[:, 0]), state[:, 1]], 1), atol=1e-6)
+    np.testing.assert_allclose(
+        obs, np.stack([np.cos(state[:, 0]), np.sin(state[:, 0]), state[:, 1]], 1), atol=1e-6
+    )
 
 
 def test_specs_are_gymnasiums(name):
@@ -196,7 +200,9 @@ def test_the_acted_probe_pays_by_action():
 def test_the_matched_probe_pays_for_agreement():
     obs, steps = play("matched", [0, 1])
     for t, a in enumerate((0, 1)):
-        np.testing.assert_array_equal(steps[t].reward, np.where((obs[t, :, 0] > 0) == bool(a), 1, -1))
+        np.testing.assert_array_equal(
+            steps[t].reward, np.where((obs[t, :, 0] > 0) == bool(a), 1, -1)
+        )
     assert {float(r) for r in steps[0].reward} == {-1.0, 1.0}
 
 
@@ -213,7 +219,11 @@ def test_the_counting_probe_can_end_and_be_cut_at_once():
     state, step = jax.jit(env.reset)(KEY), jax.jit(env.step)
     for _ in range(2):
         state, out, (total, length) = step(state, jnp.zeros(1, int), KEY)
-    assert bool(out.terminated[0]) and bool(out.truncated[0]) and (float(total[0]), int(length[0])) == (3, 2)
+    assert (
+        bool(out.terminated[0])
+        and bool(out.truncated[0])
+        and (float(total[0]), int(length[0])) == (3, 2)
+    )
 
 
 def test_every_probe_is_reached_by_name():
@@ -265,11 +275,16 @@ def test_gymnax_actions_without_bounds_pass():
 
 
 def test_gymnax_spaces_not_supported():
-    with pytest.raises(UsageError, match=r"gymnax:x has actions of shape \(2, 2\); supported are Discrete and 1-D Box"):
+    with pytest.raises(
+        UsageError,
+        match=r"gymnax:x has actions of shape \(2, 2\); supported are Discrete and 1-D Box",
+    ):
         GymnaxEnv(Boxed(-1.0, 1.0, (2, 2)), Steps(), "x")
     odd = OldGymnax("mixed")
     odd.observation_space = lambda params: type("Box", (), {"shape": (4, 4)})()
-    with pytest.raises(UsageError, match=r"gymnax:x has observations of shape \(4, 4\); supported are 1-D Box"):
+    with pytest.raises(
+        UsageError, match=r"gymnax:x has observations of shape \(4, 4\); supported are 1-D Box"
+    ):
         GymnaxEnv(odd, Steps(), "x")
 
 
@@ -281,7 +296,8 @@ class TestGymnax:
     def test_names(self):
         need("gymnax")
         with pytest.raises(
-            UsageError, match=r"gymnax has no environment called 'Cartpole-v1'; did you mean CartPole-v1\?"
+            UsageError,
+            match=r"gymnax has no environment called 'Cartpole-v1'; did you mean CartPole-v1\?",
         ):
             envs.make("gymnax:Cartpole-v1")
         assert envs.make("gymnax:MemoryChain-bsuite").spec.id == "MemoryChain-bsuite"
@@ -293,7 +309,9 @@ class TestGymnax:
             raise OSError("no\nnetwork")
 
         monkeypatch.setattr(gymnax, "make", offline)
-        with pytest.raises(EnvironmentFault, match=r"gymnax:CartPole-v1 could not be made: OSError: no network$"):
+        with pytest.raises(
+            EnvironmentFault, match=r"gymnax:CartPole-v1 could not be made: OSError: no network$"
+        ):
             envs.make("gymnax:CartPole-v1")
 
     def test_time_limits_are_cuts(self):
@@ -311,7 +329,9 @@ class TestGymnax:
         state, step, ends = jax.jit(env.reset)(KEY), jax.jit(env.step), 0
         for t in range(60):
             state, out, _ = step(state, jnp.ones(2, int), jax.random.key(t))
-            fallen = (jnp.abs(out.final_obs[:, 2]) > 12 * 2 * np.pi / 360) | (jnp.abs(out.final_obs[:, 0]) > 2.4)
+            fallen = (jnp.abs(out.final_obs[:, 2]) > 12 * 2 * np.pi / 360) | (
+                jnp.abs(out.final_obs[:, 0]) > 2.4
+            )
             np.testing.assert_array_equal(out.terminated, fallen)
             assert not out.truncated.any()
             ends += int(fallen.sum())

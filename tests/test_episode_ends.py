@@ -31,7 +31,9 @@ MODE = gymnasium.vector.AutoresetMode
 
 
 def vector(plan, mode, cls=gymnasium.vector.SyncVectorEnv):
-    return VectorEnvs(cls([functools.partial(Stairs, plan, i) for i in range(N)], autoreset_mode=mode), "stairs")
+    return VectorEnvs(
+        cls([functools.partial(Stairs, plan, i) for i in range(N)], autoreset_mode=mode), "stairs"
+    )
 
 
 def pool(plan, rubbish=False):
@@ -85,7 +87,9 @@ def batch_of(rollout, policy):
     """A batch with advantages as they are, and the same advantages standardised."""
     plain, scaled = GAE(GAMMA, LAM, normalize="none"), GAE(GAMMA, LAM)
     progress = jnp.zeros(())
-    return plain(rollout, policy, critic, progress), scaled(rollout, policy, critic, progress).advantage
+    return plain(rollout, policy, critic, progress), scaled(
+        rollout, policy, critic, progress
+    ).advantage
 
 
 @functools.cache
@@ -130,10 +134,14 @@ def device_rollouts(suite, kind, steps, rollouts=ROLLOUTS):
     timeline = Timeline(of_device(DeviceStairs(kind)), N, False, GAMMA, LAM)
     state = env.reset(jax.random.key(1))
     for update in range(rollouts):
-        state, rollout, _, finished = collect_jit(env, policy, None, state, jax.random.key(10 + update), steps)
+        state, rollout, _, finished = collect_jit(
+            env, policy, None, state, jax.random.key(10 + update), steps
+        )
         rollout, finished = jax.device_get((rollout, finished))
         where = np.argwhere(finished.ended)
-        episodes = [(float(finished.episode_return[t, i]), int(finished.length[t, i])) for t, i in where]
+        episodes = [
+            (float(finished.episode_return[t, i]), int(finished.length[t, i])) for t, i in where
+        ]
         assert finished.finite.all()
         yield Seen(rollout, timeline.follow(rollout.obs, rollout.action), episodes, policy)
 
@@ -150,7 +158,9 @@ def judge_rollout(seen):
     np.testing.assert_array_equal(np.where(want.real, got.truncated, False), want.truncated)
     np.testing.assert_array_equal(got.obs[:-1][want.real], want.obs[want.real])
     np.testing.assert_array_equal(got.reward[want.real], want.reward[want.real])
-    assert not got.reward[~want.real].any() and not (got.terminated | got.truncated)[~want.real].any()
+    assert (
+        not got.reward[~want.real].any() and not (got.terminated | got.truncated)[~want.real].any()
+    )
     assert len(seen.episodes) == len(want.episodes)
     if want.episodes:
         np.testing.assert_allclose(seen.episodes, want.episodes, rtol=1e-6)
@@ -200,7 +210,9 @@ def test_rollouts_of_one_step(suite, x64):
     for seen in rollouts_of(suite, "mixed", 1, 12):
         judge_rollout(seen)
         if seen.expected.real.any():
-            got = np.asarray(batch_of(seen.rollout, seen.policy)[0].advantage)[seen.expected.real.ravel()]
+            got = np.asarray(batch_of(seen.rollout, seen.policy)[0].advantage)[
+                seen.expected.real.ravel()
+            ]
             np.testing.assert_allclose(got, seen.expected.advantage[seen.expected.real], rtol=1e-6)
 
 
@@ -242,7 +254,9 @@ PLANTED = {
     "the mask is ignored": lambda r: eqx.tree_at(lambda x: x.mask, r, np.ones_like(r.mask)),
     "a cut is an end": lambda r: eqx.tree_at(lambda x: x.terminated, r, r.terminated | r.truncated),
     "an end is a cut": lambda r: eqx.tree_at(
-        lambda x: (x.terminated, x.truncated), r, (np.zeros_like(r.mask), r.terminated | r.truncated)
+        lambda x: (x.terminated, x.truncated),
+        r,
+        (np.zeros_like(r.mask), r.terminated | r.truncated),
     ),
     "cuts are not seen": lambda r: eqx.tree_at(lambda x: x.truncated, r, np.zeros_like(r.mask)),
     "the reset observation is the successor": lambda r: dataclasses.replace(r, final_obs=None),
@@ -266,17 +280,23 @@ HAVE_THE_ROW = {
 )
 def test_the_comparison_can_fail(suite, bug, x64):
     caught = [fails(seen, PLANTED[bug](seen.rollout)) for seen in rollouts_of(suite, "mixed", 7)]
-    assert sum(caught) >= ROLLOUTS - 1, "of a rollout in which nothing was cut, a bug in cuts may say nothing"
+    assert sum(caught) >= ROLLOUTS - 1, (
+        "of a rollout in which nothing was cut, a bug in cuts may say nothing"
+    )
 
 
-@pytest.mark.parametrize("suite", ["in process", "next step", "disabled", "pool, rubbish", "device"])
+@pytest.mark.parametrize(
+    "suite", ["in process", "next step", "disabled", "pool, rubbish", "device"]
+)
 def test_reward_scaling_counts_steps_only(suite, x64):
     stats, trace = RunningStats.empty(()), np.zeros(N)
     scale = jax.jit(scale_rewards, static_argnums=3)
     for seen in rollouts_of(suite, "mixed", 7, 6):
         scaled, stats, trace = scale(seen.rollout, stats, trace, GAMMA)
         real = seen.expected.real
-        np.testing.assert_allclose(np.asarray(scaled.reward)[real], seen.expected.scaled[real], rtol=1e-5)
+        np.testing.assert_allclose(
+            np.asarray(scaled.reward)[real], seen.expected.scaled[real], rtol=1e-5
+        )
         assert not np.asarray(scaled.reward)[~real].any()
 
 

@@ -84,7 +84,10 @@ def test_ppo_with_a_stop_that_never_comes_runs_all_its_epochs():
         sgd = SGD(lr=0.01, epochs=epochs, minibatches=2)
         _, state, info = run(PPO(stop_kl=1e9, sgd=sgd), pi, batch)
         _, other, _ = run(PPO(sgd=sgd), pi, batch)
-        assert int(info["ppo_epochs"]) == epochs and int(state[1].count) == int(other[1].count) == 2 * epochs
+        assert (
+            int(info["ppo_epochs"]) == epochs
+            and int(state[1].count) == int(other[1].count) == 2 * epochs
+        )
 
 
 def test_a_penalty_enters_the_objective_with_a_minus(x64):
@@ -109,7 +112,14 @@ def test_second_order_methods_refuse_a_shared_critic():
 
 def test_equal_records_are_equal_and_hash_alike():
     """A record built again reuses compiled code."""
-    for make in (TRPO, NPG, PPO, GAE, SGD, lambda: Algorithm(PPO(), penalties=(EntropyBonus(0.1),))):
+    for make in (
+        TRPO,
+        NPG,
+        PPO,
+        GAE,
+        SGD,
+        lambda: Algorithm(PPO(), penalties=(EntropyBonus(0.1),)),
+    ):
         assert make() == make() and hash(make()) == hash(make())
     assert dataclasses.replace(TRPO(), max_kl=0.02) != TRPO()
 
@@ -119,7 +129,9 @@ def test_a_sweep_over_a_field_maps_over_the_record(x64):
     pi = tiny.policy("gaussian", dtype=np.float64)
     batch = tiny.batch("gaussian", pi)
     radii = jnp.asarray([0.001, 0.01])
-    many = jax.jit(jax.vmap(lambda d: dataclasses.replace(TRPO(), max_kl=d).update(pi, (), batch, KEY)[0]))(radii)
+    many = jax.jit(
+        jax.vmap(lambda d: dataclasses.replace(TRPO(), max_kl=d).update(pi, (), batch, KEY)[0])
+    )(radii)
     for i, radius in enumerate((0.001, 0.01)):
         one, _, _ = run(TRPO(max_kl=radius), pi, batch)
         assert tiny.distance(jax.tree.map(lambda x, i=i: x[i], many), one) < 1e-10

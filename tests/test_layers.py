@@ -64,13 +64,17 @@ def test_imports_point_down(parts, path):
         there = target[0]
         if there == here or there not in RANK:
             continue  # the same package, or a public name of `surefoot` itself
-        assert RANK[there] <= RANK[here], f"{'.'.join(parts)} imports {'.'.join(target)}, which is above it"
+        assert RANK[there] <= RANK[here], (
+            f"{'.'.join(parts)} imports {'.'.join(target)}, which is above it"
+        )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "methods").glob("*.py")), ids=lambda p: p.stem)
 def test_methods_know_neither_each_other_nor_where_data_comes_from(path):
     for target in imported(path, ("methods", path.stem)):
-        assert target[0] != "methods" and target[0] not in ABOVE_METHODS, f"{path.name} imports {'.'.join(target)}"
+        assert target[0] != "methods" and target[0] not in ABOVE_METHODS, (
+            f"{path.name} imports {'.'.join(target)}"
+        )
 
 
 @pytest.mark.parametrize("name", ["checks", "types"])

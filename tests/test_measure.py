@@ -66,3 +66,18 @@ def test_nan_is_shown():
     broken = dataclasses.replace(batch, old=jax.tree.map(lambda x: x.at[3].set(jnp.nan), batch.old))
     got = jax.jit(measure)(broken, new)
     assert math.isnan(got["kl_mean"]) and math.isnan(got["kl_max"])
+
+
+def test_quantile_orders_numbers_of_either_sign():
+    rng = np.random.default_rng(0)
+    x = np.concatenate(
+        [rng.normal(size=197) * 10.0 ** rng.integers(-30, 30, 197), [0.0, np.inf, -np.inf]]
+    )
+    x = rng.permutation(x.astype(np.float32))
+    mask = rng.uniform(size=200) < 0.8
+    want = np.sort(x[mask])
+    for q in (0.01, 0.25, 0.5, 0.75, 1.0):
+        assert (
+            float(quantile(jnp.asarray(x), jnp.asarray(mask), q))
+            == want[math.ceil(q * mask.sum()) - 1]
+        )

@@ -42,7 +42,13 @@ def setting(kind, scale=1.0, rows=14, seed=0):
     """Policy, batch (3 rows of which do not count and hold rubbish), reference network, parameter vector, data."""
     pi = tiny.policy(kind, seed=seed, dtype=np.float64)
     batch = tiny.batch(kind, pi, seed=seed + 1, rows=rows + 3, masked=3, scale=scale)
-    return pi, tiny.rubbish(batch), net_of(kind), np.asarray(ravel_pytree(pi)[0]), tiny.rows_of(batch)
+    return (
+        pi,
+        tiny.rubbish(batch),
+        net_of(kind),
+        np.asarray(ravel_pytree(pi)[0]),
+        tiny.rows_of(batch),
+    )
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -53,7 +59,9 @@ def test_the_reference_differentiates_itself(kind):
     theta = rng.normal(size=net.size) * 0.5
     s = rng.normal(size=tiny.OBS)
     a = 1 if kind == "categorical" else rng.normal(size=tiny.ACTIONS)
-    np.testing.assert_allclose(net.score(theta, s, a), complex_step(lambda t: net.log_prob(t, s, a), theta), atol=1e-12)
+    np.testing.assert_allclose(
+        net.score(theta, s, a), complex_step(lambda t: net.log_prob(t, s, a), theta), atol=1e-12
+    )
     data = [(s, a, -1.3, 0.7), (-s, a, -0.2, -1.1)]
     by_step = complex_step(lambda t: natural.surrogate(net, t, data), theta)
     np.testing.assert_allclose(natural.gradient(net, theta, data), by_step, atol=1e-12)
@@ -68,14 +76,20 @@ def test_losses_and_gradients(x64, kind):
 
     @jax.jit
     def both(p, batch):
-        grad = lambda surrogate: jax.value_and_grad(lambda p: batch.mean(surrogate(p(batch.obs), batch)))(p)
+        grad = lambda surrogate: jax.value_and_grad(
+            lambda p: batch.mean(surrogate(p(batch.obs), batch))
+        )(p)
         return grad(Importance()), grad(Clipped(0.2))
 
     (importance, g_importance), (clipped, g_clipped) = both(new, batch)
     np.testing.assert_allclose(importance, natural.surrogate(net, theta, data), atol=1e-10)
-    np.testing.assert_allclose(ravel_pytree(g_importance)[0], natural.gradient(net, theta, data), atol=1e-10)
+    np.testing.assert_allclose(
+        ravel_pytree(g_importance)[0], natural.gradient(net, theta, data), atol=1e-10
+    )
     np.testing.assert_allclose(-clipped, proximal.loss(net, theta, data, 0.2), atol=1e-10)
-    np.testing.assert_allclose(-ravel_pytree(g_clipped)[0], proximal.gradient(net, theta, data, 0.2), atol=1e-10)
+    np.testing.assert_allclose(
+        -ravel_pytree(g_clipped)[0], proximal.gradient(net, theta, data, 0.2), atol=1e-10
+    )
     ratios = np.exp([net.log_prob(theta, s, a) - lp for s, a, lp, _ in data])
     advantages = np.array([row[3] for row in data])
     beyond = np.stack([ratios > 1.2, ratios < 0.8])
@@ -86,8 +100,12 @@ TRPO_CASES = {
     "full step": TRPO(max_kl=0.01, cg_damping=0.1, cg_iters=200),
     "little damping": TRPO(max_kl=0.05, cg_damping=1e-3, cg_iters=400, backtrack=0.7),
     "large radius": TRPO(max_kl=2.0, cg_damping=0.03, cg_iters=200, backtrack=0.5),
-    "gain asked for": TRPO(max_kl=1.0, cg_damping=0.03, cg_iters=200, backtrack=0.5, min_gain_ratio=0.95),
-    "out of tries": TRPO(max_kl=2.0, cg_damping=1e-3, cg_iters=400, backtrack=0.9, max_backtracks=1),
+    "gain asked for": TRPO(
+        max_kl=1.0, cg_damping=0.03, cg_iters=200, backtrack=0.5, min_gain_ratio=0.95
+    ),
+    "out of tries": TRPO(
+        max_kl=2.0, cg_damping=1e-3, cg_iters=400, backtrack=0.9, max_backtracks=1
+    ),
 }
 
 
@@ -106,7 +124,10 @@ def check_trpo(kind, case):
         max_backtracks=method.max_backtracks,
         min_gain_ratio=method.min_gain_ratio,
     )
-    assert (bool(info["accepted"]), int(info["backtracks"])) == (want.accepted, want.backtracks) and state == ()
+    assert (bool(info["accepted"]), int(info["backtracks"])) == (
+        want.accepted,
+        want.backtracks,
+    ) and state == ()
     np.testing.assert_allclose(ravel_pytree(new)[0], want.theta, atol=1e-8)
     return want
 
@@ -132,7 +153,12 @@ def test_trpo_searches_in_every_way_over_the_kinds(x64):
     for kind in tiny.KINDS:
         _, _, net, theta, data = setting(kind, SCALE)
         for m in TRPO_CASES.values():
-            fields = dict(max_kl=m.max_kl, damping=m.cg_damping, backtrack=m.backtrack, max_backtracks=m.max_backtracks)
+            fields = dict(
+                max_kl=m.max_kl,
+                damping=m.cg_damping,
+                backtrack=m.backtrack,
+                max_backtracks=m.max_backtracks,
+            )
             end = natural.trpo(net, theta, data, **fields, min_gain_ratio=m.min_gain_ratio)
             seen.add((end.accepted, min(end.backtracks, 1)))
     assert seen >= {(True, 0), (True, 1), (False, 1)}
@@ -145,14 +171,18 @@ def test_npg_steps(x64, kind):
     fixed = NPG(lr=0.3 / SCALE, max_kl=None, cg_iters=200, cg_damping=0.02)
     normalised = NPG(max_kl=0.02, cg_iters=200, cg_damping=0.02)
     step = lambda m, p, b: m.update(p, (), b, jax.random.key(0))
-    (a, _, _), (b, _, info) = jax.jit(lambda p, b: (step(fixed, p, b), step(normalised, p, b)))(pi, batch)
+    (a, _, _), (b, _, info) = jax.jit(lambda p, b: (step(fixed, p, b), step(normalised, p, b)))(
+        pi, batch
+    )
     want = natural.npg(net, theta, data, lr=0.3 / SCALE, max_kl=None, damping=0.02)
     np.testing.assert_allclose(ravel_pytree(a)[0], want, atol=1e-8)
     want = natural.npg(net, theta, data, lr=None, max_kl=0.02, damping=0.02)
     np.testing.assert_allclose(ravel_pytree(b)[0], want, atol=1e-8)
     d = want - theta
     F = net.fisher(theta, [row[0] for row in data]) + 0.02 * np.eye(net.size)
-    np.testing.assert_allclose(0.5 * d @ F @ d, 0.02, rtol=1e-8)  # the quadratic model is at its radius
+    np.testing.assert_allclose(
+        0.5 * d @ F @ d, 0.02, rtol=1e-8
+    )  # the quadratic model is at its radius
     assert float(info["cg_residual"]) < 1e-9
 
 
@@ -163,7 +193,9 @@ def check_ppo(kind, fields, sgd, steps, normalize):
     batch = dataclasses.replace(batch, standardize_minibatch=normalize)
     method = PPO(**fields, sgd=sgd)
     run = jax.jit(lambda p, s, k: method.update(p, s, batch, k))
-    adam = proximal.Adam(net.size, sgd.lr * (0.75 if sgd.anneal else 1), sgd.adam_eps, sgd.max_grad_norm)
+    adam = proximal.Adam(
+        net.size, sgd.lr * (0.75 if sgd.anneal else 1), sgd.adam_eps, sgd.max_grad_norm
+    )
     new, state = pi, method.init(pi, jax.random.key(0))
     for seed in (3, 4):
         key = jax.random.key(seed)
@@ -176,15 +208,31 @@ def check_ppo(kind, fields, sgd, steps, normalize):
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_four_ppo_steps(x64, kind):
     """Large enough steps for the clip to bite, small enough a norm for the gradient to be clipped."""
-    check_ppo(kind, {"clip": 0.1}, SGD(lr=0.1, epochs=2, minibatches=2, max_grad_norm=0.3), 4, normalize=True)
+    check_ppo(
+        kind,
+        {"clip": 0.1},
+        SGD(lr=0.1, epochs=2, minibatches=2, max_grad_norm=0.3),
+        4,
+        normalize=True,
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_more_ppo_steps(x64, kind):
-    check_ppo(kind, {"clip": 0.3}, SGD(lr=0.05, epochs=3, minibatches=4, max_grad_norm=None), 12, normalize=False)
     check_ppo(
-        kind, {"clip": 0.3}, SGD(lr=0.05, epochs=1, minibatches=4, anneal=True, adam_eps=1e-2), 4, normalize=False
+        kind,
+        {"clip": 0.3},
+        SGD(lr=0.05, epochs=3, minibatches=4, max_grad_norm=None),
+        12,
+        normalize=False,
+    )
+    check_ppo(
+        kind,
+        {"clip": 0.3},
+        SGD(lr=0.05, epochs=1, minibatches=4, anneal=True, adam_eps=1e-2),
+        4,
+        normalize=False,
     )
 
 
@@ -197,7 +245,10 @@ def test_ppo_stops_on_the_kl_of_the_whole_batch(x64):
     for stop_kl in (1e-9, 0.01, 1e9):
         method = PPO(stop_kl=stop_kl, sgd=sgd)
         new, _, info = jax.jit(lambda p, m=method: m.update(p, m.init(p, key), batch, key))(pi)
-        kls[stop_kl] = natural.mean_kl(net, old, np.asarray(ravel_pytree(new)[0]), data), int(info["ppo_epochs"])
+        kls[stop_kl] = (
+            natural.mean_kl(net, old, np.asarray(ravel_pytree(new)[0]), data),
+            int(info["ppo_epochs"]),
+        )
     assert kls[1e-9][1] == 1 and kls[1e9][1] == 8
     assert 1 < kls[0.01][1] < 8 and kls[0.01][0] > 0.01
     fewer = PPO(stop_kl=0.01, sgd=dataclasses.replace(sgd, epochs=kls[0.01][1] - 1))
@@ -209,10 +260,14 @@ def test_ppo_reports_the_share_outside_the_clip(x64):
     _, batch, net, _, data = setting("gaussian")
     far = tiny.policy("gaussian", seed=5, dtype=np.float64)
     method = PPO(clip=0.2, sgd=SGD(lr=0.0, epochs=1, minibatches=1))
-    _, _, info = jax.jit(lambda p: method.update(p, method.init(p, jax.random.key(0)), batch, jax.random.key(0)))(far)
+    _, _, info = jax.jit(
+        lambda p: method.update(p, method.init(p, jax.random.key(0)), batch, jax.random.key(0))
+    )(far)
     theta = np.asarray(ravel_pytree(far)[0])
     ratios = np.exp([net.log_prob(theta, s, a) - lp for s, a, lp, _ in data])
-    np.testing.assert_allclose(info["ppo_clip_fraction"], np.mean(np.abs(ratios - 1) > 0.2), rtol=1e-12)
+    np.testing.assert_allclose(
+        info["ppo_clip_fraction"], np.mean(np.abs(ratios - 1) > 0.2), rtol=1e-12
+    )
     np.testing.assert_allclose(info["ppo_loss"], proximal.loss(net, theta, data, 0.2), rtol=1e-9)
 
 
@@ -262,7 +317,9 @@ def test_fields_out_of_range_are_refused_in_one_line(record, fields):
     with pytest.raises(UsageError) as caught:
         record(**fields)
     field = list(fields)[-1]
-    assert f"{record.__name__}.{field} is {fields[field]!r}" in str(caught.value) and "\n" not in str(caught.value)
+    assert f"{record.__name__}.{field} is {fields[field]!r}" in str(
+        caught.value
+    ) and "\n" not in str(caught.value)
 
 
 def test_npg_takes_exactly_one_of_its_two_steps():
@@ -282,6 +339,10 @@ def test_examples_in_docstrings(name):
 
 def test_within_has_a_margin_and_refuses_nan():
     bound = 0.01
-    assert not bool(within(jnp.float32(bound), bound)) and bool(within(jnp.float32(bound * (1 - 2e-5)), bound))
-    assert not bool(within(jnp.float32(jnp.nan), bound)) and not bool(within(jnp.float32(jnp.nan), float("inf")))
+    assert not bool(within(jnp.float32(bound), bound)) and bool(
+        within(jnp.float32(bound * (1 - 2e-5)), bound)
+    )
+    assert not bool(within(jnp.float32(jnp.nan), bound)) and not bool(
+        within(jnp.float32(jnp.nan), float("inf"))
+    )
     assert bool(within(jnp.float32(1e30), float("inf"))) and bool(within(jnp.float32(0), bound))

@@ -30,17 +30,23 @@ def test_orthogonal_weights(n_in, n_out, gain):
 def test_orthogonal_draws_are_uniform():
     """Mean of the first entry over 400 draws is 0 and its square 1/n; six deviations."""
     rng = np.random.default_rng(1)
-    first = np.array([np.asarray(Linear.orthogonal(rng, 4, 4, 1.0).weight)[0, 0] for _ in range(400)])
+    first = np.array(
+        [np.asarray(Linear.orthogonal(rng, 4, 4, 1.0).weight)[0, 0] for _ in range(400)]
+    )
     assert abs(first.mean()) < 6 * 0.5 / 20 and abs((first**2).mean() - 0.25) < 6 * 0.25 / 20
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_gains_of_body_and_heads(kind):
-    pi, critic = Networks(hidden=(8, 8), state_dependent_std=kind == "gaussian_state").init(tiny.spec(kind), 0)
+    pi, critic = Networks(hidden=(8, 8), state_dependent_std=kind == "gaussian_state").init(
+        tiny.spec(kind), 0
+    )
     spectral = lambda layer: np.linalg.norm(np.asarray(layer.weight), 2)
     for body in (pi.body, critic.body):
         assert [layer.weight.shape for layer in body.layers] == [(3, 8), (8, 8)]
-        np.testing.assert_allclose([spectral(layer) for layer in body.layers], math.sqrt(2), rtol=1e-5)
+        np.testing.assert_allclose(
+            [spectral(layer) for layer in body.layers], math.sqrt(2), rtol=1e-5
+        )
     heads = [pi.head.logits] if kind == "categorical" else [pi.head.mean]
     heads += [pi.head.std] if kind == "gaussian_state" else []
     np.testing.assert_allclose([spectral(layer) for layer in heads], 0.01, rtol=1e-5)
@@ -54,7 +60,9 @@ def test_policies_are_batched_and_seeded(kind):
     pi, critic = (tiny.cast(x, np.float32) for x in nets.init(tiny.spec(kind), 3))
     dist = pi(jnp.ones((5, 7, 3)))
     leaf = dist.logits if isinstance(dist, Categorical) else dist.mean
-    assert leaf.shape == (5, 7, tiny.spec(kind).action_dim) and critic(jnp.ones((5, 7, 3))).shape == (5, 7)
+    assert leaf.shape == (5, 7, tiny.spec(kind).action_dim) and critic(
+        jnp.ones((5, 7, 3))
+    ).shape == (5, 7)
     assert all(x.shape == leaf.shape for x in jax.tree.leaves(dist))
     assert tiny.same(nets.init(tiny.spec(kind), 3), nets.init(tiny.spec(kind), 3))
     assert not tiny.same(nets.init(tiny.spec(kind), 3), nets.init(tiny.spec(kind), 4))
@@ -62,7 +70,9 @@ def test_policies_are_batched_and_seeded(kind):
         tolerance = 1e-6 if kind == "gaussian" else 2.0
         np.testing.assert_allclose(dist.log_std, -0.3, atol=tolerance)
     actor = np.asarray(pi.body(jnp.ones(3)))
-    np.testing.assert_allclose(actor, np.tanh(np.ones(3) @ np.asarray(pi.body.layers[0].weight)), rtol=1e-5)
+    np.testing.assert_allclose(
+        actor, np.tanh(np.ones(3) @ np.asarray(pi.body.layers[0].weight)), rtol=1e-5
+    )
 
 
 def test_activations_are_the_same_in_jax_and_numpy():
@@ -97,7 +107,10 @@ def test_shared_layers(shared):
     pi = tiny.cast(pi, np.float32)
     obs = jnp.ones((4, 3))
     assert pi(obs).logits.shape == (4, 3) and pi.value(obs).shape == (4,)
-    assert len(pi.trunk.layers) == shared and len(pi.actor.body.layers) == len(pi.critic.body.layers) == 2 - shared
+    assert (
+        len(pi.trunk.layers) == shared
+        and len(pi.actor.body.layers) == len(pi.critic.body.layers) == 2 - shared
+    )
     slopes = jax.grad(lambda p: jnp.sum(p.value(obs)))(pi)
     assert tiny.distance(slopes.trunk, jax.tree.map(jnp.zeros_like, slopes.trunk)) > 0
     assert tiny.distance(slopes.actor, jax.tree.map(jnp.zeros_like, slopes.actor)) == 0
@@ -119,4 +132,8 @@ def test_shared_layers(shared):
 def test_fields_out_of_range_are_refused_in_one_line(fields):
     with pytest.raises(UsageError) as caught:
         Networks(**fields)
-    assert next(iter(fields)) in str(caught.value) and "allowed" in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        next(iter(fields)) in str(caught.value)
+        and "allowed" in str(caught.value)
+        and "\n" not in str(caught.value)
+    )

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surefoot.normalize import OBS_CLIP, VAR_EPS, HostNormalizer, RunningStats, host_moments, moments
+from surefoot.normalize import (
+    OBS_CLIP,
+    VAR_EPS,
+    HostNormalizer,
+    RunningStats,
+    host_moments,
+    moments,
+)
 
 
 def draw(seed, rows, d=3):
@@ -115,7 +122,10 @@ def test_normalised_is_mean_zero_deviation_one():
 
 def test_before_anything_was_seen_numbers_pass():
     x = np.array([[0.5, -3.0, 2.0]])
-    for got in (host(RunningStats.empty((3,)), x), RunningStats.empty((3,)).normalize(jnp.asarray(x, jnp.float32))):
+    for got in (
+        host(RunningStats.empty((3,)), x),
+        RunningStats.empty((3,)).normalize(jnp.asarray(x, jnp.float32)),
+    ):
         np.testing.assert_allclose(got, x, rtol=1e-6)
     assert np.array_equal(RunningStats.empty((3,)).var, [1, 1, 1])
 

@@ -24,7 +24,11 @@ from surefoot.value import ValueFit
 pytestmark = pytest.mark.learn
 
 GAMMA, UPDATES, ENVS, STEPS = 0.9, 60, 16, 16
-METHODS = {"npg": NPG(), "trpo": TRPO(max_kl=0.02), "ppo": PPO(sgd=SGD(lr=3e-3, epochs=4, minibatches=4))}
+METHODS = {
+    "npg": NPG(),
+    "trpo": TRPO(max_kl=0.02),
+    "ppo": PPO(sgd=SGD(lr=3e-3, epochs=4, minibatches=4)),
+}
 VALUES = {
     "constant": {0.0: 1.0},
     "observed": {-1.0: -1.0, 1.0: 1.0},
@@ -42,7 +46,15 @@ def trained(method, probe, seed):
     env = envs.make(f"probe:{probe}", ENVS)
     fit = ValueFit(SGD(lr=1e-2, epochs=4, minibatches=4, max_grad_norm=None))
     algo = Algorithm(METHODS[method], fit, GAE(gamma=GAMMA, lam=0.9))
-    ts = init_state(algo, Networks(hidden=(8,)), env.spec, seed, UPDATES, normalize_obs=False, normalize_reward=False)
+    ts = init_state(
+        algo,
+        Networks(hidden=(8,)),
+        env.spec,
+        seed,
+        UPDATES,
+        normalize_obs=False,
+        normalize_reward=False,
+    )
     ts = jax.tree.map(jnp.asarray, ts)
 
     def iteration(carry, key):

@@ -20,7 +20,15 @@ from surefoot.envs.gymnasium import InProcessEnvs
 from surefoot.networks import Networks
 from surefoot.normalize import RunningStats
 from surefoot.rollouts.device import collect
-from surefoot.rollouts.host import SHADOW_WIDTH, HostCollector, JittedActor, Shadow, act, draw_noise, host_actor
+from surefoot.rollouts.host import (
+    SHADOW_WIDTH,
+    HostCollector,
+    JittedActor,
+    Shadow,
+    act,
+    draw_noise,
+    host_actor,
+)
 from surefoot.types import EnvSpec
 
 SHAPES = {
@@ -67,7 +75,9 @@ def test_the_numpy_actor_is_the_jax_actor(shape, discrete):
         if discrete:
             assert log_std is None
         else:
-            np.testing.assert_allclose(np.broadcast_to(log_std, first.shape), want_std, rtol=2e-6, atol=2e-6)
+            np.testing.assert_allclose(
+                np.broadcast_to(log_std, first.shape), want_std, rtol=2e-6, atol=2e-6
+            )
 
 
 def test_the_numpy_actor_takes_leaves_of_jax():
@@ -79,7 +89,9 @@ def test_the_numpy_actor_takes_leaves_of_jax():
         np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize(("width", "kind"), [(SHADOW_WIDTH, Shadow), (SHADOW_WIDTH + 1, JittedActor)])
+@pytest.mark.parametrize(
+    ("width", "kind"), [(SHADOW_WIDTH, Shadow), (SHADOW_WIDTH + 1, JittedActor)]
+)
 def test_wide_networks_are_jitted(width, kind):
     assert isinstance(host_actor(policy_of(True, hidden=(8, width))), kind)
     assert isinstance(host_actor(policy_of(True, hidden=(8, width), shared_layers=2)), kind)
@@ -96,7 +108,10 @@ def test_other_networks_are_jitted():
 
 @pytest.mark.parametrize("discrete", [True, False])
 def test_the_jitted_actor_is_the_numpy_actor(discrete):
-    policy, obs = policy_of(discrete), np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    policy, obs = (
+        policy_of(discrete),
+        np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32),
+    )
     for got, want in zip(JittedActor(policy)(obs), Shadow(policy)(obs), strict=True):
         if want is not None:
             np.testing.assert_allclose(got, np.broadcast_to(want, got.shape), rtol=2e-6, atol=2e-6)
@@ -106,7 +121,9 @@ def test_without_noise_the_mode_is_taken():
     obs = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
     for discrete in (True, False):
         policy = policy_of(discrete)
-        np.testing.assert_allclose(act(Shadow(policy), obs, None), policy(obs).mode(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            act(Shadow(policy), obs, None), policy(obs).mode(), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_discrete_actions_follow_their_probabilities():
@@ -120,7 +137,9 @@ def test_discrete_actions_follow_their_probabilities():
 def test_continuous_actions_follow_their_distribution():
     mean, log_std = np.float32([1.0, -2.0, 0.0, 3.0]), np.float32([0.0, -1.0, 1.0, -3.0])
     noise = draw_noise(np.random.default_rng(1), spec(False, 40_000), 1)[0]
-    actions = act(lambda obs: (np.repeat(mean[None], 40_000, 0), log_std), np.zeros((40_000, 5)), noise)
+    actions = act(
+        lambda obs: (np.repeat(mean[None], 40_000, 0), log_std), np.zeros((40_000, 5)), noise
+    )
     assert actions.dtype == np.float32
     for i in range(4):
         z = (actions[:, i] - mean[i]) / np.exp(log_std[i])
@@ -145,7 +164,9 @@ def copied(rollout):
 
 def test_noise_depends_on_seed_and_update_alone():
     policy, _ = Networks(hidden=(4,)).init(stairs().spec, 0)
-    run = lambda seed, update: copied(HostCollector(stairs(), 20, seed).collect(policy, None, update)[0]).action  # noqa: E731
+    run = lambda seed, update: (
+        copied(HostCollector(stairs(), 20, seed).collect(policy, None, update)[0]).action
+    )  # noqa: E731
     np.testing.assert_array_equal(run(1, 5), run(1, 5))
     assert (run(1, 5) != run(1, 6)).any() and (run(1, 5) != run(2, 5)).any()
 
@@ -164,7 +185,9 @@ def test_host_rollouts_are_what_the_policy_did(name):
     rng = np.random.default_rng(0)
     d = env.spec.obs_dim
     frozen = RunningStats(
-        np.float32(50), rng.normal(size=d).astype(np.float32), np.float32(50 * rng.uniform(0.1, 4, d))
+        np.float32(50),
+        rng.normal(size=d).astype(np.float32),
+        np.float32(50 * rng.uniform(0.1, 4, d)),
     )
     collector, plain = HostCollector(env, 40, 1), []
     step = env.step
@@ -179,7 +202,11 @@ def test_host_rollouts_are_what_the_policy_did(name):
     want = np.clip((raw - frozen.mean) / np.sqrt(np.asarray(frozen.var) + 1e-8), -10, 10)
     np.testing.assert_allclose(rollout.obs[:-1], want, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(rollout.action, actions)
-    assert rollout.obs.dtype == np.float32 and rollout.reward.dtype == np.float32 and rollout.final_obs is None
+    assert (
+        rollout.obs.dtype == np.float32
+        and rollout.reward.dtype == np.float32
+        and rollout.final_obs is None
+    )
     # The first ratio is 1: the shadow's density of every action is the policy's.
     actor = Shadow(policy)
     first, log_std = actor(rollout.obs[:-1].reshape(-1, d))
@@ -208,7 +235,9 @@ def test_episodes_are_whole_across_rollouts():
     collector = HostCollector(env, 1, 1)
     episodes = [e for u in range(60) for e in collector.collect(policy, None, u)[2]]
     plan = Plan()
-    assert len(episodes) > 8 and [e.length for e in episodes] == [plan.length(0, j) for j in range(len(episodes))]
+    assert len(episodes) > 8 and [e.length for e in episodes] == [
+        plan.length(0, j) for j in range(len(episodes))
+    ]
 
 
 collect_jit = jax.jit(collect, static_argnums=(0, 5))
@@ -275,8 +304,12 @@ def test_device_rollouts_say_where_they_are_not_finite():
     env = DeviceEnv(Sick(), 2)
     policy, _ = Networks(hidden=(4,)).init(env.spec, 0)
     state = jax.jit(env.reset)(jax.random.key(0))
-    _, _, _, finished = collect_jit(env, policy, RunningStats.empty((3,)), state, jax.random.key(1), 5)
-    np.testing.assert_array_equal(finished.finite, np.array([[0, 0], [1, 1], [0, 0], [0, 0], [1, 1]], bool))
+    _, _, _, finished = collect_jit(
+        env, policy, RunningStats.empty((3,)), state, jax.random.key(1), 5
+    )
+    np.testing.assert_array_equal(
+        finished.finite, np.array([[0, 0], [1, 1], [0, 0], [0, 0], [1, 1]], bool)
+    )
 
 
 def test_no_episode_has_no_mean():

@@ -66,7 +66,10 @@ def test_sweep_takes_every_row_once_an_epoch():
     step = lambda seen, mb: (seen + 1, {"rows": mb.advantage})
     run = jax.jit(lambda k: sweep(step, jnp.asarray(0), counting_batch(10), k, 3, 3))
     last, info = run(jax.random.key(0))
-    assert int(last) == 9 and info["rows"].shape == (9, 3)  # 10 // 3 rows each, one left out an epoch
+    assert int(last) == 9 and info["rows"].shape == (
+        9,
+        3,
+    )  # 10 // 3 rows each, one left out an epoch
     for epoch in np.asarray(info["rows"]).reshape(3, 9):
         assert len(set(epoch)) == 9
     want = np.asarray(shuffles(jax.random.key(0), 3, 10))[:, :9].reshape(9, 3)
@@ -74,8 +77,12 @@ def test_sweep_takes_every_row_once_an_epoch():
 
 
 def test_sweep_standardises_each_minibatch_where_the_batch_asks():
-    batch = dataclasses.replace(counting_batch(12), standardize_minibatch=True, mask=jnp.arange(12) != 5)
-    seen = sweep(lambda c, mb: (c, {"a": mb.advantage, "m": mb.mask}), 0, batch, jax.random.key(2), 2, 3)[1]
+    batch = dataclasses.replace(
+        counting_batch(12), standardize_minibatch=True, mask=jnp.arange(12) != 5
+    )
+    seen = sweep(
+        lambda c, mb: (c, {"a": mb.advantage, "m": mb.mask}), 0, batch, jax.random.key(2), 2, 3
+    )[1]
     for a, m in zip(np.asarray(seen["a"]), np.asarray(seen["m"]), strict=True):
         assert abs(a[m].mean()) < 1e-6 and abs(a[m].std() - 1) < 1e-5 and np.all(a[~m] == 0)
 
@@ -94,7 +101,9 @@ def quadratic(params, mb):
 @pytest.mark.parametrize("max_norm", [None, 0.5, 1e6])
 @pytest.mark.parametrize("anneal", [False, True])
 def test_adam_with_clipped_gradient(x64, max_norm, anneal):
-    sgd = SGD(lr=0.03, epochs=3, minibatches=2, anneal=anneal, max_grad_norm=max_norm, adam_eps=1e-3)
+    sgd = SGD(
+        lr=0.03, epochs=3, minibatches=2, anneal=anneal, max_grad_norm=max_norm, adam_eps=1e-3
+    )
     batch = dataclasses.replace(counting_batch(10), progress=jnp.asarray(0.25))
     batch = dataclasses.replace(batch, advantage=batch.advantage.astype(np.float64))
     start = {"x": jnp.asarray([1.0, -2.0]), "y": jnp.asarray([0.3])}
@@ -133,23 +142,31 @@ def test_stop_is_asked_with_the_new_parameters():
     start = {"x": jnp.asarray([1.0, -2.0]), "y": jnp.asarray([0.3])}
     far = lambda p: jnp.sum((p["x"] - start["x"]) ** 2) > 0.5
     params, _, info = jax.jit(
-        lambda p: sgd.minimise(quadratic, p, sgd.init(p), counting_batch(10), jax.random.key(0), far)
+        lambda p: sgd.minimise(
+            quadratic, p, sgd.init(p), counting_batch(10), jax.random.key(0), far
+        )
     )(start)
     assert 1 < int(info["epochs"]) < 20 and bool(far(params))
     fewer = dataclasses.replace(sgd, epochs=int(info["epochs"]) - 1)
     before, _, _ = jax.jit(
-        lambda p: fewer.minimise(quadratic, p, fewer.init(p), counting_batch(10), jax.random.key(0), far)
+        lambda p: fewer.minimise(
+            quadratic, p, fewer.init(p), counting_batch(10), jax.random.key(0), far
+        )
     )(start)
     assert not bool(far(before))
 
 
 def test_standardising_twice_is_standardising_once(x64):
     batch = counting_batch(12)
-    batch = dataclasses.replace(batch, advantage=batch.advantage.astype(np.float64) ** 2, mask=jnp.arange(12) != 3)
+    batch = dataclasses.replace(
+        batch, advantage=batch.advantage.astype(np.float64) ** 2, mask=jnp.arange(12) != 3
+    )
     once = standardize(batch, batch.advantage)
     part = dataclasses.replace(batch, advantage=once).take(jnp.asarray([0, 3, 4, 7, 9]))
     raw = batch.take(jnp.asarray([0, 3, 4, 7, 9]))
-    np.testing.assert_allclose(standardize(part, part.advantage), standardize(raw, raw.advantage), atol=1e-6)
+    np.testing.assert_allclose(
+        standardize(part, part.advantage), standardize(raw, raw.advantage), atol=1e-6
+    )
     np.testing.assert_allclose(standardize(batch, once), once, atol=1e-7)
 
 

@@ -19,7 +19,9 @@ def with_ratios(ratios, advantages):
     pi = tiny.policy("categorical")
     batch = tiny.batch("categorical", pi, rows=len(ratios))
     log_prob = batch.log_prob - jnp.log(jnp.asarray(ratios, jnp.float32))
-    return batch.old, dataclasses.replace(batch, log_prob=log_prob, advantage=jnp.asarray(advantages, jnp.float32))
+    return batch.old, dataclasses.replace(
+        batch, log_prob=log_prob, advantage=jnp.asarray(advantages, jnp.float32)
+    )
 
 
 R = np.array([0.5, 0.79, 0.81, 1.0, 1.19, 1.21, 3.0] * 2)
@@ -62,7 +64,10 @@ def test_rows_that_do_not_count_give_no_nan():
 
 
 def test_the_table_and_the_ranges():
-    assert {name: record() for name, record in SURROGATES.items()} == {"importance": Importance(), "clipped": Clipped()}
+    assert {name: record() for name, record in SURROGATES.items()} == {
+        "importance": Importance(),
+        "clipped": Clipped(),
+    }
     for clip in (0.0, -1.0, float("nan"), None, "0.2"):
         with pytest.raises(UsageError, match=r"Clipped\.clip is"):
             Clipped(clip)

@@ -20,7 +20,9 @@ from surefoot.value import EntropyBonus, SharedValue, ValueFit, value_loss
 
 def critic_and_batch(rows=64):
     """A critic and a batch whose value target is linear in the observation."""
-    critic = tiny.cast(tiny.networks("categorical").init(tiny.spec("categorical"), 0)[1], np.float32)
+    critic = tiny.cast(
+        tiny.networks("categorical").init(tiny.spec("categorical"), 0)[1], np.float32
+    )
     batch = tiny.batch("categorical", tiny.policy("categorical"), rows=rows, masked=8)
     return critic, dataclasses.replace(
         batch, value_target=batch.obs @ jnp.asarray([1.0, -0.5, 0.2]), value=critic(batch.obs)
@@ -31,12 +33,18 @@ def test_value_loss_is_half_the_mean_square_and_clips_pessimistically():
     _, batch = critic_and_batch()
     rng = np.random.default_rng(0)
     value = jnp.asarray(np.asarray(batch.value) + rng.normal(size=64), jnp.float32)
-    v, old, target, mask = (np.asarray(x, np.float64) for x in (value, batch.value, batch.value_target, batch.mask))
+    v, old, target, mask = (
+        np.asarray(x, np.float64) for x in (value, batch.value, batch.value_target, batch.mask)
+    )
     plain = (v - target) ** 2
-    np.testing.assert_allclose(value_loss(value, batch, None), 0.5 * np.average(plain, weights=mask), rtol=1e-5)
+    np.testing.assert_allclose(
+        value_loss(value, batch, None), 0.5 * np.average(plain, weights=mask), rtol=1e-5
+    )
     near = old + np.clip(v - old, -0.3, 0.3)
     worse = np.maximum(plain, (near - target) ** 2)
-    np.testing.assert_allclose(value_loss(value, batch, 0.3), 0.5 * np.average(worse, weights=mask), rtol=1e-5)
+    np.testing.assert_allclose(
+        value_loss(value, batch, 0.3), 0.5 * np.average(worse, weights=mask), rtol=1e-5
+    )
     assert np.average(worse, weights=mask) > np.average(plain, weights=mask)
 
 
@@ -71,7 +79,9 @@ def test_entropy_bonus_and_its_gradient(kind):
     bonus = EntropyBonus(0.3)
     value, slope = jax.jit(jax.value_and_grad(bonus))(pi, batch)
     rows = np.asarray(batch.mask)
-    np.testing.assert_allclose(value, -0.3 * np.asarray(batch.old.entropy())[rows].mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        value, -0.3 * np.asarray(batch.old.entropy())[rows].mean(), rtol=1e-5
+    )
     along = jax.tree.map(lambda g: g / 0.3, slope)
     moved = lambda t: jax.tree.map(lambda p, d: p + t * d, pi, along)
     h = 1e-2

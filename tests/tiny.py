@@ -39,7 +39,9 @@ def policy(kind: str, seed: int = 0, dtype: Any = np.float32, **fields: Any) -> 
     return cast(networks(kind, **fields).init(spec(kind), seed)[0], dtype)
 
 
-def batch(kind: str, pi: Any, seed: int = 1, rows: int = 24, masked: int = 0, scale: float = 1.0) -> Batch:
+def batch(
+    kind: str, pi: Any, seed: int = 1, rows: int = 24, masked: int = 0, scale: float = 1.0
+) -> Batch:
     """A batch under the policy `pi`, in its own precision; `masked` rows, spread out, do not count."""
     rng = np.random.default_rng(seed)
     dtype = jax.tree.leaves(pi)[0].dtype
@@ -74,7 +76,11 @@ def rubbish(b: Batch, size: float = 1e6) -> Batch:
         keep = b.mask.reshape(-1, *(1,) * (x.ndim - 1))
         if jnp.issubdtype(x.dtype, jnp.integer):
             return jnp.where(keep, x, 0)
-        sign = jnp.where(jnp.arange(x.shape[0]) % 2 == 0, 1.0, -1.0).astype(x.dtype).reshape(keep.shape)
+        sign = (
+            jnp.where(jnp.arange(x.shape[0]) % 2 == 0, 1.0, -1.0)
+            .astype(x.dtype)
+            .reshape(keep.shape)
+        )
         return jnp.where(keep, x, jnp.broadcast_to(size * sign, x.shape))
 
     names = ("obs", "action", "log_prob", "old", "advantage", "value_target", "value")

@@ -25,7 +25,13 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 SETTINGS = {
     "ppo": dict(
-        n_steps=256, batch_size=64, n_epochs=10, learning_rate=3e-4, clip_range=0.2, gamma=0.99, gae_lambda=0.95
+        n_steps=256,
+        batch_size=64,
+        n_epochs=10,
+        learning_rate=3e-4,
+        clip_range=0.2,
+        gamma=0.99,
+        gae_lambda=0.95,
     ),
     "trpo": dict(
         n_steps=256,
@@ -43,7 +49,9 @@ CLASSES = {"ppo": sb3.PPO, "trpo": sb3_contrib.TRPO}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--method", choices=list(SETTINGS), required=True)
     parser.add_argument("--env", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
@@ -61,7 +69,12 @@ def main() -> None:
         venv = make_vec_env(args.env, n_envs=8, seed=seed)
         venv = VecNormalize(venv, gamma=SETTINGS[args.method]["gamma"])
         model = CLASSES[args.method](
-            "MlpPolicy", venv, seed=seed, device="cpu", stats_window_size=100, **SETTINGS[args.method]
+            "MlpPolicy",
+            venv,
+            seed=seed,
+            device="cpu",
+            stats_window_size=100,
+            **SETTINGS[args.method],
         )
         start = time.perf_counter()
         model.learn(args.steps)
@@ -69,7 +82,9 @@ def main() -> None:
         window = [e["r"] for e in model.ep_info_buffer]
         venv.training, venv.norm_reward = False, False
         venv.seed(10_000 + seed)
-        returns, _ = evaluate_policy(model, venv, n_eval_episodes=20, deterministic=True, return_episode_rewards=True)
+        returns, _ = evaluate_policy(
+            model, venv, n_eval_episodes=20, deterministic=True, return_episode_rewards=True
+        )
         record = {
             "library": "sb3" if args.method == "ppo" else "sb3-contrib",
             "method": args.method,
@@ -97,7 +112,17 @@ def main() -> None:
             f.write(json.dumps(record) + "\n")
         print(
             json.dumps(
-                {k: record[k] for k in ("method", "env", "seed", "train_return_last100", "eval_return_mean", "seconds")}
+                {
+                    k: record[k]
+                    for k in (
+                        "method",
+                        "env",
+                        "seed",
+                        "train_return_last100",
+                        "eval_return_mean",
+                        "seconds",
+                    )
+                }
             ),
             flush=True,
         )

@@ -40,7 +40,15 @@ class Clock(BaseCallback):
 def build(method: str, env: str, num_envs: int, cg: int):
     venv = VecNormalize(make_vec_env(env, n_envs=num_envs, seed=0))
     if method == "ppo":
-        return PPO("MlpPolicy", venv, n_steps=2048 // num_envs, batch_size=64, n_epochs=10, device="cpu", seed=0)
+        return PPO(
+            "MlpPolicy",
+            venv,
+            n_steps=2048 // num_envs,
+            batch_size=64,
+            n_epochs=10,
+            device="cpu",
+            seed=0,
+        )
     return TRPO(
         "MlpPolicy",
         venv,
@@ -67,7 +75,9 @@ def policy_step_ms(cg: int, repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("method", choices=["ppo", "trpo", "policy-step"])
     parser.add_argument("env", nargs="?", default="HalfCheetah-v5")
     parser.add_argument("--num-envs", type=int, default=8)
@@ -79,11 +89,19 @@ def main() -> None:
         print(json.dumps({"policy_step_ms": policy_step_ms(args.cg, args.updates)}))
         return
     clock = Clock()
-    build(args.method, args.env, args.num_envs, args.cg).learn(2048 * (args.updates + WARMUP + 1), callback=clock)
+    build(args.method, args.env, args.num_envs, args.cg).learn(
+        2048 * (args.updates + WARMUP + 1), callback=clock
+    )
     per_update = np.diff(clock.times)[WARMUP:]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
-        json.dumps({"steps_per_second": 2048 / float(np.mean(per_update)), "peak_gb": peak, "updates": len(per_update)})
+        json.dumps(
+            {
+                "steps_per_second": 2048 / float(np.mean(per_update)),
+                "peak_gb": peak,
+                "updates": len(per_update),
+            }
+        )
     )
 
 

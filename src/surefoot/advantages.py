@@ -9,16 +9,19 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from surefoot.checks import check_number, require
-from surefoot.types import Batch, Rollout, standardize
+from surefoot.types import Array, Batch, Number, Rollout, standardize
 
 NORMALIZATIONS = ("batch", "minibatch", "none")
 
 
 def discounted(
-    rate: Float[Array, "T N"], x: Float[Array, "T N"], start: Float[Array, " N"], reverse: bool = False
+    rate: Float[Array, "T N"],
+    x: Float[Array, "T N"],
+    start: Float[Array, " N"],
+    reverse: bool = False,
 ) -> Array:
     """y[t] = x[t] + rate[t] y[t-1] with y[-1] = start (or from the end, with y[t+1], if `reverse`)."""
 
@@ -35,8 +38,8 @@ def gae(
     next_value: Float[Array, "T N"],
     terminated: Bool[Array, "T N"],
     truncated: Bool[Array, "T N"],
-    gamma: float,
-    lam: float,
+    gamma: Number,
+    lam: Number,
 ) -> Float[Array, "T N"]:
     """Generalised advantage estimation (Schulman et al., 2016, eq. 16).
 
@@ -71,15 +74,25 @@ class GAE:
     def __post_init__(self) -> None:
         check_number(self, "gamma", low=0, high=1)
         check_number(self, "lam", low=0, high=1)
-        require(self.normalize in NORMALIZATIONS, self, "normalize", self.normalize, ", ".join(NORMALIZATIONS))
+        require(
+            self.normalize in NORMALIZATIONS,
+            self,
+            "normalize",
+            self.normalize,
+            ", ".join(NORMALIZATIONS),
+        )
 
-    def __call__(self, rollout: Rollout, policy: Any, value: Callable[[Any], Array], progress: Array) -> Batch:
+    def __call__(
+        self, rollout: Rollout, policy: Any, value: Callable[[Any], Array], progress: Array
+    ) -> Batch:
         """Flatten a rollout, [T, N, ...] to [M, ...], with everything an update needs beside it.
 
         `value_target` is advantage + value before any standardisation.
         """
         now, after = successor_values(rollout, value)
-        advantage = gae(rollout.reward, now, after, rollout.terminated, rollout.truncated, self.gamma, self.lam)
+        advantage = gae(
+            rollout.reward, now, after, rollout.terminated, rollout.truncated, self.gamma, self.lam
+        )
         flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
         obs = jax.tree.map(lambda x: flat(x[:-1]), rollout.obs)
         action = flat(rollout.action)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -106,10 +106,14 @@ class Agent:
             value=value,
         )
         self.env_source = env
-        config = _settle(method, env, preset, config, {k: v for k, v in given.items() if v is not None})
+        config = _settle(
+            method, env, preset, config, {k: v for k, v in given.items() if v is not None}
+        )
         made = envs.make(env, config.num_envs, config.seed, config.workers)
         spec = made.spec
-        config = dataclasses.replace(config, num_envs=spec.num_envs, env=env if isinstance(env, str) else spec.id)
+        config = dataclasses.replace(
+            config, num_envs=spec.num_envs, env=env if isinstance(env, str) else spec.id
+        )
         self._start(config, spec, getattr(made, "door", None), fresh_state(config, spec), callback)
         self._loop: Loop | None = make_loop(config, made)
 
@@ -121,7 +125,13 @@ class Agent:
         ts: TrainState,
         callback: Callable[[Agent], bool | None] | None,
     ) -> None:
-        self.config, self.spec, self._door, self._ts, self.callback = config, spec, door, ts, callback
+        self.config, self.spec, self._door, self._ts, self.callback = (
+            config,
+            spec,
+            door,
+            ts,
+            callback,
+        )
         self._loop = None
         self.env_steps = 0
         self.update = 0
@@ -165,7 +175,7 @@ class Agent:
 
     # Training.
 
-    def learn(self, steps: int, sinks: Sequence[Sink] | None = None) -> Self:
+    def learn(self, steps: int, sinks: Sequence[Sink] | None = None) -> Agent:
         """Train for at least `steps` more environment steps, in whole updates; schedules run over the first call's.
 
         Without `sinks` a panel is shown on a terminal, and nothing elsewhere. Raises `EnvironmentFault` where the
@@ -230,10 +240,14 @@ class Agent:
         } | report
 
     def _make_env(self) -> Any:
-        made = envs.make(self.env_source, self.config.num_envs, self.config.seed, self.config.workers)
+        made = envs.make(
+            self.env_source, self.config.num_envs, self.config.seed, self.config.workers
+        )
         same = (made.spec.obs_dim, made.spec.action_dim, made.spec.discrete)
         if same != (self.spec.obs_dim, self.spec.action_dim, self.spec.discrete):
-            raise UsageError(f"{made.spec.id} has other spaces than the environment this agent was trained in")
+            raise UsageError(
+                f"{made.spec.id} has other spaces than the environment this agent was trained in"
+            )
         self.spec, self._door = made.spec, getattr(made, "door", None)
         return made
 
@@ -245,7 +259,7 @@ class Agent:
 
     # Acting.
 
-    def predict(self, obs: Any, state: None = None, deterministic: bool = True) -> tuple[np.ndarray, None]:
+    def predict(self, obs: Any, state: None = None, deterministic: bool = True) -> tuple[Any, None]:
         """Actions for raw observations [obs_dim] or [N, obs_dim], in the environment's units, and the next state.
 
         The state is for recurrent policies and always None here. Not deterministic means sampled from the policy.
@@ -267,7 +281,14 @@ class Agent:
         means, worst = zip(*self._kl, strict=True) if self._kl else ((), ())
         bound = self.bound
         violations = 0 if bound is None else sum(k > bound for k in means)
-        return TrustReport(self.config.method.promise, bound, tuple(means), tuple(worst), violations, self._rolled_back)
+        return TrustReport(
+            self.config.method.promise,
+            bound,
+            tuple(means),
+            tuple(worst),
+            violations,
+            self._rolled_back,
+        )
 
     # Saving.
 
@@ -302,7 +323,12 @@ class Agent:
         return checkpoint.save(run / "checkpoints" / f"{self.update:06d}", self._ts, state)
 
     @classmethod
-    def load(cls, folder: str | Path, env: Any = None, callback: Callable[[Agent], bool | None] | None = None) -> Agent:
+    def load(
+        cls,
+        folder: str | Path,
+        env: Any = None,
+        callback: Callable[[Agent], bool | None] | None = None,
+    ) -> Agent:
         """The agent of a saved folder or a run, at its newest whole checkpoint.
 
         `env` replaces the environment by name, and is needed where that was an object. Environments are made when
@@ -321,7 +347,11 @@ class Agent:
         agent.env_source = config.env if env is None else env
         ts = checkpoint.tree_from_arrays(fresh_state(config, spec), arrays, str(path))
         agent._start(config, spec, door, ts, callback)
-        agent.env_steps, agent.update, agent.episodes = state["env_steps"], state["update"], state["episodes"]
+        agent.env_steps, agent.update, agent.episodes = (
+            state["env_steps"],
+            state["update"],
+            state["episodes"],
+        )
         agent._scheduled, agent._rolled_back = state["scheduled"], state["rolled_back"]
         agent._window.extend(Episode(*e) for e in state["window"])
         agent._kl = [(a, b) for a, b in state["kl"]]
@@ -329,7 +359,11 @@ class Agent:
 
 
 def _settle(
-    method: PolicyUpdate | str, env: Any, preset: str | None, config: Config[Any, Any] | None, given: dict[str, Any]
+    method: PolicyUpdate | str,
+    env: Any,
+    preset: str | None,
+    config: Config[Any, Any] | None,
+    given: dict[str, Any],
 ) -> Config[Any, Any]:
     """The configuration of an agent: a given one or a preset's, with what was given by name on top."""
     name = method if isinstance(method, str) else method_name(method)
@@ -341,7 +375,9 @@ def _settle(
             base = Config(method=method, value=ValueFit(), env=env_name)
         if not isinstance(env, str):
             single = not callable(env) and not hasattr(env, "num_envs")
-            base = dataclasses.replace(base, num_envs=getattr(env, "num_envs", 1 if single else base.num_envs))
+            base = dataclasses.replace(
+                base, num_envs=getattr(env, "num_envs", 1 if single else base.num_envs)
+            )
         config = base
     if not isinstance(method, str):
         given = {"method": method} | given
@@ -392,7 +428,12 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"versions": versions, "cores": cores, "machine": platform.machine(), "git": code_state()}
+    return {
+        "versions": versions,
+        "cores": cores,
+        "machine": platform.machine(),
+        "git": code_state(),
+    }
 
 
 def code_state() -> dict[str, Any] | None:
@@ -406,11 +447,19 @@ def code_state() -> dict[str, Any] | None:
     def git(*args: str) -> str | None:
         try:
             done = subprocess.run(
-                ("git", "-C", str(root), *args), capture_output=True, text=True, timeout=5, check=True
+                ("git", "-C", str(root), *args),
+                capture_output=True,
+                text=True,
+                timeout=5,
+                check=True,
             )
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()
 
     commit = git("rev-parse", "HEAD")
-    return None if commit is None else {"commit": commit, "changed": bool(git("status", "--porcelain", "--", "src"))}
+    return (
+        None
+        if commit is None
+        else {"commit": commit, "changed": bool(git("status", "--porcelain", "--", "src"))}
+    )

@@ -56,10 +56,14 @@ def build(
     given = {"num_envs": num_envs, "num_steps": num_steps, "steps": steps}
     if not isinstance(method, str):
         given["method"] = method
-    config = dataclasses.replace(config, env=env, **{k: v for k, v in given.items() if v is not None})
+    config = dataclasses.replace(
+        config, env=env, **{k: v for k, v in given.items() if v is not None}
+    )
     made = envs.make(env, config.num_envs)
     if not made.spec.on_device:
-        raise UsageError(f"{env} runs on the host; build takes jax:, gymnax: and probe: environments, Agent takes all")
+        raise UsageError(
+            f"{env} runs on the host; build takes jax:, gymnax: and probe: environments, Agent takes all"
+        )
     algo, settings = config.algorithm, config
     template = fresh_state(config, made.spec)
 
@@ -67,9 +71,11 @@ def build(
         # Parameters are drawn on the host; one callback draws them for a traced key.
         k_params, k_train, k_env = jax.random.split(key, 3)
         word = jax.random.bits(k_params, (), jnp.uint32)
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (template.policy, template.critic))
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (template.policy, template.critic)
+        )
 
-        def draw(seed: np.ndarray) -> Any:
+        def draw(seed: Any) -> Any:
             return settings.networks.init(made.spec, int(seed))
 
         policy, critic = jax.pure_callback(draw, shapes, word, vmap_method="sequential")
@@ -79,7 +85,9 @@ def build(
 
     def iterate(state: RunState, n: int) -> tuple[RunState, dict[str, Any]]:
         def one(state: RunState, _: None) -> tuple[RunState, dict[str, Any]]:
-            ts, env_state, report, finished = iteration(algo, made, settings.rollout_steps, state.train, state.envs)
+            ts, env_state, report, finished = iteration(
+                algo, made, settings.rollout_steps, state.train, state.envs
+            )
             return RunState(ts, env_state), report | {"episode_return": finished.mean_return()}
 
         return jax.lax.scan(one, state, None, length=n)

@@ -41,7 +41,9 @@ def _is_key(leaf: Any) -> bool:
 def tree_to_arrays(tree: Any) -> dict[str, np.ndarray]:
     """Every leaf by its path, as NumPy arrays; random keys as their key data."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_path_name(p): np.asarray(jax.random.key_data(x) if _is_key(x) else x) for p, x in leaves}
+    return {
+        _path_name(p): np.asarray(jax.random.key_data(x) if _is_key(x) else x) for p, x in leaves
+    }
 
 
 def tree_from_arrays(template: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
@@ -60,7 +62,11 @@ def tree_from_arrays(template: Any, arrays: dict[str, np.ndarray], where: str) -
             raise DamagedCheckpoint(
                 f"{where}: array {name} is {got.dtype}{list(got.shape)}, the configuration asks for {like.dtype}{list(like.shape)}"
             )
-        return jax.random.wrap_key_data(jnp.asarray(got), impl=jax.random.key_impl(leaf)) if _is_key(leaf) else got
+        return (
+            jax.random.wrap_key_data(jnp.asarray(got), impl=jax.random.key_impl(leaf))
+            if _is_key(leaf)
+            else got
+        )
 
     return jax.tree_util.tree_map_with_path(fill, template)
 
@@ -96,14 +102,19 @@ def save(folder: Path, tree: Any, state: dict[str, Any]) -> Path:
     }
     try:
         temporary.mkdir(parents=True)
-        manifest = {"format": FORMAT, "files": {name: _write(temporary / name, data) for name, data in members.items()}}
+        manifest = {
+            "format": FORMAT,
+            "files": {name: _write(temporary / name, data) for name, data in members.items()},
+        }
         _write(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
         _sync(temporary)
         temporary.rename(folder)
         _sync(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise EnvironmentFault(f"checkpoint {folder.name} could not be written: {error.strerror or error}") from error
+        raise EnvironmentFault(
+            f"checkpoint {folder.name} could not be written: {error.strerror or error}"
+        ) from error
     return folder
 
 
@@ -115,7 +126,9 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DamagedCheckpoint(f"{folder / 'manifest.json'} cannot be read: {error}") from error
     if manifest.get("format") != FORMAT:
-        raise DamagedCheckpoint(f"{folder} has format {manifest.get('format')!r}; this version reads {FORMAT}")
+        raise DamagedCheckpoint(
+            f"{folder} has format {manifest.get('format')!r}; this version reads {FORMAT}"
+        )
     data = {name: _checked(folder / name, files.get(name)) for name in MEMBERS}
     return load_arrays(data["arrays.safetensors"]), json.loads(data["state.json"])
 

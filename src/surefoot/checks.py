@@ -42,16 +42,33 @@ def check_number(
     left, right = "(" if open_low else "[", ")" if open_high else "]"
     allowed = f"a number in {left}{low:g}, {high:g}{right}" + (", or none" if optional else "")
     ok = False
-    if isinstance(value, (int, float)) and not isinstance(value, bool):  # NaN compares false with everything
-        ok = (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
+    if isinstance(value, (int, float)) and not isinstance(
+        value, bool
+    ):  # NaN compares false with everything
+        ok = (value > low if open_low else value >= low) and (
+            value < high if open_high else value <= high
+        )
     require(ok, record, field, value, allowed)
 
 
-def check_count(record: object, field: str, *, low: int = 1, high: int | None = None, optional: bool = False) -> None:
+def check_count(
+    record: object, field: str, *, low: int = 1, high: int | None = None, optional: bool = False
+) -> None:
     """Check that a field is a whole number of at least `low` (and at most `high`). Raises `UsageError`."""
     value = getattr(record, field)
     if value is None and optional:
         return
-    ok = isinstance(value, int) and not isinstance(value, bool) and value >= low and (high is None or value <= high)
+    ok = (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and value >= low
+        and (high is None or value <= high)
+    )
     upper = "" if high is None else f" and at most {high}"
-    require(ok, record, field, value, f"a whole number of at least {low}{upper}" + (", or none" if optional else ""))
+    require(
+        ok,
+        record,
+        field,
+        value,
+        f"a whole number of at least {low}{upper}" + (", or none" if optional else ""),
+    )

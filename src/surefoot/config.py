@@ -138,7 +138,9 @@ def sgd_records(record: Any) -> list[SGD]:
 def method_class(name: str) -> type[Any]:
     """The record of a method by its lower-case name. Raises `UsageError` with the nearest name."""
     if name not in METHODS:
-        raise UsageError(f"no method is called {name!r}{nearest(name, METHODS)}; there are {', '.join(METHODS)}")
+        raise UsageError(
+            f"no method is called {name!r}{nearest(name, METHODS)}; there are {', '.join(METHODS)}"
+        )
     entry = METHODS[name]
     return getattr(importlib.import_module(entry.module), entry.record)
 
@@ -189,19 +191,47 @@ def _record(kind: type[Any], data: dict[str, Any], where: str, kinds: dict[str, 
         raise UsageError(f"{where}: {error}") from error
 
 
+def _fits(kind: type[Any], fitting: tuple[Any, ...]) -> bool:
+    """Whether a kind of record is one of `fitting`; every record has defaults but `Config`."""
+    return isinstance(kind(), fitting)
+
+
+def _fitting(hint: Any) -> tuple[Any, ...]:
+    """The kinds of record an annotation admits; none for plain fields."""
+    if isinstance(hint, TypeVar):
+        return hint.__constraints__ or (hint.__bound__,)
+    return (hint,) if dataclasses.is_dataclass(hint) or getattr(hint, "_is_protocol", False) else ()
+
+
 def _value(value: Any, where: str, kinds: dict[str, type[Any]], hint: Any) -> Any:
-    if isinstance(value, dict):
-        kind = value.get("type")
-        if kind not in kinds:
-            raise UsageError(f"{where}.type is {kind!r}; allowed: {', '.join(kinds)}")
-        return _record(kinds[kind], value, where, kinds)
+    fitting = _fitting(hint)
+    if isinstance(value, dict) or fitting:
+        kind = value.get("type") if isinstance(value, dict) else None
+        record = (
+            _record(kinds[kind], value, where, kinds)
+            if isinstance(kind, str) and kind in kinds
+            else None
+        )
+        if record is None or not isinstance(record, fitting):
+            names = ", ".join(
+                k for k, v in kinds.items() if isinstance(v, type) and _fits(v, fitting)
+            )
+            raise UsageError(
+                f"{where} is {kind or value!r}; allowed: an object whose type is one of {names}"
+            )
+        return record
     if isinstance(value, list):
-        return tuple(value)
-    if value in ("inf", "-inf"):
+        value = tuple(value)
+    if value in ("inf", "-inf") and accepts(hint, float):
         return float(value)
-    if isinstance(value, int) and not isinstance(value, bool) and accepts(hint, float) and not accepts(hint, int):
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and accepts(hint, float)
+        and not accepts(hint, int)
+    ):
         return float(value)
-    if isinstance(value, (bool, str)) and not accepts(hint, type(value)):
+    if not accepts(hint, type(value)) and not (isinstance(value, float) and accepts(hint, int)):
         raise UsageError(f"{where} is {value!r}; allowed: {getattr(hint, '__name__', hint)}")
     return value
 
@@ -212,7 +242,7 @@ def accepts(hint: Any, kind: type[Any]) -> bool:
         return any(accepts(h, kind) for h in typing.get_args(hint))
     if typing.get_origin(hint) is Literal:
         return any(isinstance(a, kind) for a in typing.get_args(hint))
-    return hint is kind
+    return (typing.get_origin(hint) or hint) is kind
 
 
 def read_config(path: Any) -> Config[Any, Any]:
@@ -223,4 +253,6 @@ def read_config(path: Any) -> Config[Any, Any]:
         raise UsageError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as JSON: {error}") from error
-    return from_json(data.get("settings", data) if isinstance(data, dict) else data, where=path.name)
+    return from_json(
+        data.get("settings", data) if isinstance(data, dict) else data, where=path.name
+    )

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from surefoot.sinks import Sink, Update
 
@@ -26,7 +26,11 @@ def clock(seconds: float) -> str:
     """`00:21` or `1:02:07`."""
     whole = int(max(0, seconds))
     hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60:02d}:{rest % 60:02d}"
+    return (
+        f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+        if hours
+        else f"{rest // 60:02d}:{rest % 60:02d}"
+    )
 
 
 def spark(values: list[float], width: int = 12) -> str:
@@ -34,7 +38,9 @@ def spark(values: list[float], width: int = 12) -> str:
     if not values:
         return ""
     picked = (
-        values if len(values) <= width else [values[int(i * (len(values) - 1) / (width - 1))] for i in range(width)]
+        values
+        if len(values) <= width
+        else [values[int(i * (len(values) - 1) / (width - 1))] for i in range(width)]
     )
     low, high = min(picked), max(picked)
     span = (high - low) or 1.0
@@ -82,7 +88,7 @@ class _View:
 class PlainLines(_View):
     """One line an update, no control codes."""
 
-    def __init__(self, agent: Agent, target: int, out: TextIO | None = None) -> None:
+    def __init__(self, agent: Agent, target: int, out: Any = None) -> None:
         super().__init__(agent, target)
         self._out = out or sys.stdout
         self._count = 0
@@ -108,7 +114,13 @@ class Panel(_View):
     """A live panel: return, trust region, step, and where the run is saved; drawn at most twice a second."""
 
     def __init__(
-        self, agent: Agent, target: int, title: str = "", saved: str = "", every: float = 0.5, console: Any = None
+        self,
+        agent: Agent,
+        target: int,
+        title: str = "",
+        saved: str = "",
+        every: float = 0.5,
+        console: Any = None,
     ) -> None:
         super().__init__(agent, target)
         from rich.live import Live
@@ -176,11 +188,15 @@ class Panel(_View):
         self._live.stop()
 
 
-def is_terminal(out: TextIO | None = None) -> bool:
+def is_terminal(out: Any = None) -> bool:
     """Whether a live panel can be shown."""
     return bool((out or sys.stdout).isatty())
 
 
 def panel_if_terminal(agent: Agent, target: int) -> list[Sink]:
     """A panel on a terminal, nothing elsewhere."""
-    return [Panel(agent, target, f"{type(agent.config.method).__name__} · {agent.config.env}")] if is_terminal() else []
+    return (
+        [Panel(agent, target, f"{type(agent.config.method).__name__} · {agent.config.env}")]
+        if is_terminal()
+        else []
+    )

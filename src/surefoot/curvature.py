@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from surefoot.types import Batch
+from surefoot.types import Array, Batch
 
 Product = Callable[[Any], Any]
 
@@ -38,7 +38,11 @@ def tree_where(condition: Array, a: PyTree, b: PyTree) -> Any:
 def all_finite(tree: PyTree) -> Array:
     """Whether no leaf holds NaN or infinity."""
     numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in numbers])) if numbers else jnp.asarray(True)
+    return (
+        jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in numbers]))
+        if numbers
+        else jnp.asarray(True)
+    )
 
 
 def gauss_newton(policy: Any, batch: Batch) -> Product:
@@ -53,7 +57,9 @@ def gauss_newton(policy: Any, batch: Batch) -> Product:
     count = jnp.maximum(jnp.sum(batch.mask), 1)
 
     def product(v: Any) -> Any:
-        weigh = lambda x: jnp.where(batch.mask.reshape(-1, *(1,) * (x.ndim - 1)), x, 0) / count.astype(x.dtype)  # noqa: E731
+        weigh = lambda x: (
+            jnp.where(batch.mask.reshape(-1, *(1,) * (x.ndim - 1)), x, 0) / count.astype(x.dtype)
+        )  # noqa: E731
         return pull(jax.tree.map(weigh, dist.fisher(push(v))))[0]
 
     return product
@@ -87,7 +93,9 @@ def conjugate_gradient(product: Product, b: Any, iters: int, tol: float = 1e-10)
     def go_on(s: tuple[Any, Any, Any, Array, Array, Array]) -> Array:
         return (s[4] < iters) & (s[3] > enough) & s[5]
 
-    def step(s: tuple[Any, Any, Any, Array, Array, Array]) -> tuple[Any, Any, Any, Array, Array, Array]:
+    def step(
+        s: tuple[Any, Any, Any, Array, Array, Array],
+    ) -> tuple[Any, Any, Any, Array, Array, Array]:
         x, r, p, rr, i, _ = s
         Ap = product(p)
         curvature = tree_dot(p, Ap)
@@ -134,6 +142,8 @@ def backtracking(
         ok = accept(tree_add(start, scale, step), scale)
         return k + 1, jnp.where(ok, scale, scale * shrink), ok
 
-    tries, scale, ok = jax.lax.while_loop(go_on, try_next, (jnp.zeros((), jnp.int32), start_scale, jnp.asarray(False)))
+    tries, scale, ok = jax.lax.while_loop(
+        go_on, try_next, (jnp.zeros((), jnp.int32), start_scale, jnp.asarray(False))
+    )
     new = tree_where(ok, tree_add(start, scale, step), start)
     return new, Search(ok, tries - 1, jnp.where(ok, scale, 0))

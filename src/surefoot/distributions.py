@@ -7,9 +7,9 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from surefoot.types import Key
+from surefoot.types import Array, Key
 
 _SERIES_BELOW = 0.1
 
@@ -31,7 +31,9 @@ def expm1_minus(x: Array) -> Array:
 def _scale(logits: Array) -> tuple[Array, Array]:
     """Largest logit and the sum of exp(logit - largest), both [..., 1]; their log-sum-exp is kept apart on purpose."""
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    return top, jnp.sum(jnp.exp(logits - jnp.broadcast_to(top, logits.shape)), axis=-1, keepdims=True)
+    return top, jnp.sum(
+        jnp.exp(logits - jnp.broadcast_to(top, logits.shape)), axis=-1, keepdims=True
+    )
 
 
 class Categorical(eqx.Module):
@@ -79,7 +81,11 @@ class Categorical(eqx.Module):
         top_p, sum_p = _scale(self.logits)
         top_q, sum_q = _scale(other.logits)
         shift = jnp.broadcast_to((top_q - top_p) + jnp.log(sum_q / sum_p), p.shape)
-        d = jnp.where(known, other.logits, 0) - jnp.where(known, self.logits, 0) - jnp.where(known, shift, 0)
+        d = (
+            jnp.where(known, other.logits, 0)
+            - jnp.where(known, self.logits, 0)
+            - jnp.where(known, shift, 0)
+        )
         near = d < 1
         # p exp(d) may overflow in exp(d) while the product is small: there the term is q - p - p d.
         far_term = jnp.exp(log_q) - p - p * jnp.where(near, 0, d)

@@ -57,7 +57,10 @@ class Score:
             "max": max(self.returns),
         }
         return {
-            "return": {k: [round(x, 6) for x in v] if isinstance(v, list) else round(v, 6) for k, v in value.items()},
+            "return": {
+                k: [round(x, 6) for x in v] if isinstance(v, list) else round(v, 6)
+                for k, v in value.items()
+            },
             "length": {"mean": round(float(np.mean(self.lengths)), 3)},
             "episodes": len(self.returns),
             "deterministic": self.deterministic,
@@ -124,14 +127,18 @@ def _play_host(
         step = env.step(act(actor, obs, noise))
         counted = live & step.mask
         if not np.isfinite(np.dot(step.reward, counted)):
-            raise EnvironmentFault(f"a reward of {env.spec.id} is not finite in step {t} of an evaluation episode")
+            raise EnvironmentFault(
+                f"a reward of {env.spec.id} is not finite in step {t} of an evaluation episode"
+            )
         total += np.where(counted, step.reward, 0.0)
         length += counted
         live &= ~(step.terminated | step.truncated)
         if not live.any():
             return total.tolist(), length.tolist()
         raw = np.asarray(step.obs, np.float64)
-    raise EnvironmentFault(f"an evaluation episode of {env.spec.id} did not end within {STEP_CAP} steps")
+    raise EnvironmentFault(
+        f"an evaluation episode of {env.spec.id} did not end within {STEP_CAP} steps"
+    )
 
 
 def _noise(rng: np.random.Generator, spec: Any) -> np.ndarray:
@@ -171,5 +178,7 @@ def _play_device(
 
     _, _, total, length, live, _ = jax.device_get(jax.jit(run)(jax.random.key(seed)))
     if live.any():
-        raise EnvironmentFault(f"an evaluation episode of {env.spec.id} did not end within {STEP_CAP} steps")
+        raise EnvironmentFault(
+            f"an evaluation episode of {env.spec.id} did not end within {STEP_CAP} steps"
+        )
     return [float(x) for x in total], [int(x) for x in length]

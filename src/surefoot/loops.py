@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ class Outcome(NamedTuple):
     """Seconds in `learn`."""
 
 
+@runtime_checkable
 class Loop(Protocol):
     """Collects and learns once per call."""
 
@@ -71,7 +72,9 @@ class HostLoop:
         ts, report = learn_jit(self.algorithm, ts, rollout, seen)
         report = plain(jax.device_get(report))
         done = time.perf_counter()
-        return ts, Outcome(report, episodes, int(report.pop("rows")), collected - start, done - collected)
+        return ts, Outcome(
+            report, episodes, int(report.pop("rows")), collected - start, done - collected
+        )
 
     def close(self) -> None:
         """Close the environments."""
@@ -83,7 +86,9 @@ def iteration(
 ) -> tuple[TrainState, EnvState, dict[str, Any], Finished]:
     """Collect and learn, as one pure function of training state and environment state."""
     key, k_collect = jax.random.split(ts.key)
-    state, rollout, seen, finished = collect(env, ts.policy, ts.obs_stats, state, k_collect, num_steps)
+    state, rollout, seen, finished = collect(
+        env, ts.policy, ts.obs_stats, state, k_collect, num_steps
+    )
     ts = TrainState(**{f: getattr(ts, f) for f in ts.__dataclass_fields__} | {"key": key})
     ts, report = learn(algo, ts, rollout, seen)
     return ts, state, report, finished
@@ -104,17 +109,29 @@ class DeviceLoop:
     def iterate(self, ts: TrainState) -> tuple[TrainState, Outcome]:
         """One rollout and one update. Raises `EnvironmentFault` where a reward or observation was not finite."""
         start = time.perf_counter()
-        new, self.state, report, finished = iteration_jit(self.algorithm, self.env, self.num_steps, ts, self.state)
+        new, self.state, report, finished = iteration_jit(
+            self.algorithm, self.env, self.num_steps, ts, self.state
+        )
         report, finished = jax.device_get((report, finished))
         report = plain(report)
         if not finished.finite.all():
             t, i = np.argwhere(~finished.finite)[0]
-            name, step = f"{self.env.spec.suite}:{self.env.spec.id}", self.steps + int(t) * self.env.spec.num_envs
-            raise EnvironmentFault(f"a reward or observation is not finite in environment {i} of {name} at step {step}")
+            name, step = (
+                f"{self.env.spec.suite}:{self.env.spec.id}",
+                self.steps + int(t) * self.env.spec.num_envs,
+            )
+            raise EnvironmentFault(
+                f"a reward or observation is not finite in environment {i} of {name} at step {step}"
+            )
         self.steps += self.num_steps * self.env.spec.num_envs
         where = np.argwhere(finished.ended)
-        episodes = [Episode(float(finished.episode_return[t, i]), int(finished.length[t, i])) for t, i in where]
-        return new, Outcome(report, episodes, int(report.pop("rows")), 0.0, time.perf_counter() - start)
+        episodes = [
+            Episode(float(finished.episode_return[t, i]), int(finished.length[t, i]))
+            for t, i in where
+        ]
+        return new, Outcome(
+            report, episodes, int(report.pop("rows")), 0.0, time.perf_counter() - start
+        )
 
     def close(self) -> None:
         """Nothing to close."""

@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from surefoot.surrogates import ratio
-from surefoot.types import Batch
+from surefoot.types import Array, Batch
 
 
 def quantile(x: Array, mask: Array, q: float) -> Array:

@@ -14,11 +14,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from surefoot.checks import check_number, require
 from surefoot.distributions import Categorical, DiagGaussian
-from surefoot.types import EnvSpec
+from surefoot.types import Array, EnvSpec
 
 ACTIVATIONS = {"tanh": (jnp.tanh, np.tanh), "relu": (jax.nn.relu, lambda x: np.maximum(x, 0))}
 """Name -> (function on jax arrays, the same on NumPy arrays)."""
@@ -74,7 +74,9 @@ class GaussianHead(eqx.Module):
 
     def __call__(self, x: Array) -> DiagGaussian:
         mean = self.mean(x)
-        log_std = self.std(x) if isinstance(self.std, Linear) else jnp.broadcast_to(self.std, mean.shape)
+        log_std = (
+            self.std(x) if isinstance(self.std, Linear) else jnp.broadcast_to(self.std, mean.shape)
+        )
         return DiagGaussian(mean, bounded(log_std, self.log_std_min, self.log_std_max))
 
 
@@ -149,7 +151,13 @@ class Networks:
         )
         require(sizes, self, "hidden", self.hidden, "widths of at least 1, as in 64 64")
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        require(self.activation in ACTIVATIONS, self, "activation", self.activation, ", ".join(ACTIVATIONS))
+        require(
+            self.activation in ACTIVATIONS,
+            self,
+            "activation",
+            self.activation,
+            ", ".join(ACTIVATIONS),
+        )
         check_number(self, "head_gain", low=0, high=100)
         check_number(self, "log_std_min", low=-20, high=20)
         check_number(self, "log_std_max", low=-20, high=20)
@@ -162,7 +170,13 @@ class Networks:
         )
         check_number(self, "log_std_init", low=self.log_std_min, high=self.log_std_max)
         ok = isinstance(self.shared_layers, int) and 0 <= self.shared_layers <= len(self.hidden)
-        require(ok, self, "shared_layers", self.shared_layers, f"0 to {len(self.hidden)}, the number of hidden layers")
+        require(
+            ok,
+            self,
+            "shared_layers",
+            self.shared_layers,
+            f"0 to {len(self.hidden)}, the number of hidden layers",
+        )
 
     def init(self, spec: EnvSpec, seed: int | np.random.Generator) -> tuple[Any, Any]:
         """Fresh `(policy, critic)` of NumPy float32 leaves; the critic is `()` where layers are shared."""
@@ -180,9 +194,13 @@ class Networks:
 
     def _body(self, rng: np.random.Generator, widths: tuple[int, ...]) -> MLP:
         pairs = itertools.pairwise(widths)
-        return MLP(tuple(Linear.orthogonal(rng, a, b, math.sqrt(2)) for a, b in pairs), self.activation)
+        return MLP(
+            tuple(Linear.orthogonal(rng, a, b, math.sqrt(2)) for a, b in pairs), self.activation
+        )
 
-    def _head(self, rng: np.random.Generator, spec: EnvSpec, width: int) -> GaussianHead | CategoricalHead:
+    def _head(
+        self, rng: np.random.Generator, spec: EnvSpec, width: int
+    ) -> GaussianHead | CategoricalHead:
         out = Linear.orthogonal(rng, width, spec.action_dim, self.head_gain)
         if spec.discrete:
             return CategoricalHead(out)

@@ -7,7 +7,8 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+
+from surefoot.types import Array
 
 OBS_CLIP = 10.0
 VAR_EPS = 1e-8
@@ -23,7 +24,9 @@ class RunningStats(eqx.Module):
     @staticmethod
     def empty(shape: tuple[int, ...]) -> RunningStats:
         """Statistics of nothing, NumPy float32."""
-        return RunningStats(np.zeros((), np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+        return RunningStats(
+            np.zeros((), np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        )
 
     @property
     def var(self) -> Any:
@@ -65,7 +68,11 @@ class HostNormalizer:
         if stats is None:
             return
         count = float(stats.count)
-        var = np.asarray(stats.m2, np.float64) / count if count > 0 else np.ones_like(np.asarray(stats.m2, np.float64))
+        var = (
+            np.asarray(stats.m2, np.float64) / count
+            if count > 0
+            else np.ones_like(np.asarray(stats.m2, np.float64))
+        )
         self.mean = np.asarray(stats.mean, np.float64)
         self.inv = 1 / np.sqrt(var + VAR_EPS)
 
@@ -87,4 +94,6 @@ def host_moments(raw: np.ndarray, mask: np.ndarray) -> RunningStats:
         return RunningStats.empty(raw.shape[mask.ndim :])
     mean = rows.mean(axis=0)
     m2 = np.square(rows - mean).sum(axis=0)
-    return RunningStats(np.asarray(len(rows), np.float32), mean.astype(np.float32), m2.astype(np.float32))
+    return RunningStats(
+        np.asarray(len(rows), np.float32), mean.astype(np.float32), m2.astype(np.float32)
+    )

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array
 
 from surefoot.checks import UsageError, check_count, check_number
-from surefoot.types import Batch, Key
+from surefoot.types import Array, Batch, Key
 
 _PACKED_ROWS = 1 << 12
 
@@ -49,7 +48,9 @@ def sweep(
     total = batch.mask.shape[0]
     size = total // minibatches
     if size == 0:  # an empty minibatch has mean 0, and nothing would be learnt without a word
-        raise UsageError(f"minibatches is {minibatches} but a batch has {total} rows; allowed: at most {total}")
+        raise UsageError(
+            f"minibatches is {minibatches} but a batch has {total} rows; allowed: at most {total}"
+        )
     rows = shuffles(key, epochs, total)[:, : size * minibatches].reshape(epochs * minibatches, size)
     return jax.lax.scan(lambda c, r: step(c, batch.minibatch(r)), carry, rows)
 
@@ -84,7 +85,11 @@ class SGD:
     @property
     def direction(self) -> optax.GradientTransformation:
         """Gradient to direction; the rate multiplies outside, so that it may follow `batch.progress`."""
-        clip = optax.identity() if self.max_grad_norm is None else optax.clip_by_global_norm(self.max_grad_norm)
+        clip = (
+            optax.identity()
+            if self.max_grad_norm is None
+            else optax.clip_by_global_norm(self.max_grad_norm)
+        )
         return optax.chain(clip, optax.scale_by_adam(eps=self.adam_eps))
 
     def rate(self, progress: Array) -> Array | float:
@@ -96,13 +101,20 @@ class SGD:
         return self.direction.init(ravel_pytree(params)[0])
 
     def minimise(
-        self, loss: Loss, params: Any, opt: Any, batch: Batch, key: Key, stop: Callable[[Any], Array] | None = None
+        self,
+        loss: Loss,
+        params: Any,
+        opt: Any,
+        batch: Batch,
+        key: Key,
+        stop: Callable[[Any], Array] | None = None,
     ) -> tuple[Any, Any, dict[str, Array]]:
         """Minimise `loss(params, minibatch) -> value, info`; returns parameters, optimiser state, mean info.
 
         `stop(params)` is asked after every epoch but the last; where it says True no further epoch is run, and
         `epochs` in the info says how many were.
         """
+        flat: Any
         flat, unravel = ravel_pytree(params)
         transform, rate = self.direction, self.rate(batch.progress)
 
@@ -120,7 +132,9 @@ class SGD:
 
         def epoch(state: tuple[Any, Array, Any]) -> tuple[Any, Array, Any]:
             carry, done, totals = state
-            carry, infos = sweep(step, carry, batch, jax.random.fold_in(key, done), 1, self.minibatches)
+            carry, infos = sweep(
+                step, carry, batch, jax.random.fold_in(key, done), 1, self.minibatches
+            )
             return carry, done + 1, {k: totals[k] + jnp.mean(v) for k, v in infos.items()}
 
         def go_on(state: tuple[Any, Array, Any]) -> Array:
@@ -129,6 +143,8 @@ class SGD:
 
         shapes = jax.eval_shape(step, (flat, opt), batch.minibatch(jnp.zeros(1, jnp.int32)))[1]
         zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items()}
-        (flat, opt), done, totals = jax.lax.while_loop(go_on, epoch, ((flat, opt), jnp.zeros((), jnp.int32), zeros))
+        (flat, opt), done, totals = jax.lax.while_loop(
+            go_on, epoch, ((flat, opt), jnp.zeros((), jnp.int32), zeros)
+        )
         info = {k: v / done.astype(v.dtype) for k, v in totals.items()}
         return unravel(flat), opt, info | {"epochs": done}

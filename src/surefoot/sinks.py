@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 class Update(NamedTuple):
@@ -17,6 +17,7 @@ class Update(NamedTuple):
     """`update`, `env_steps`, `seconds` since the start, `steps_per_second`, and where the time went."""
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Takes updates."""
 
@@ -26,7 +27,9 @@ class Sink(Protocol):
 
 def _line(values: dict[str, Any]) -> str:
     """One line of strict JSON; numbers that are not finite become null (and `update_skipped` says why)."""
-    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    clean = {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
+    }
     return json.dumps(clean, allow_nan=False) + "\n"
 
 

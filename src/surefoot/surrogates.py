@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from surefoot.checks import check_number
-from surefoot.types import Batch
+from surefoot.types import Array, Batch
 
 
+@runtime_checkable
 class Surrogate(Protocol):
     """`(new distribution, batch) -> [M]`."""
 

@@ -11,7 +11,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from surefoot.advantages import GAE, discounted
 from surefoot.checks import UsageError
@@ -19,7 +18,7 @@ from surefoot.curvature import all_finite, tree_where
 from surefoot.measure import measure
 from surefoot.networks import Networks
 from surefoot.normalize import VAR_EPS, RunningStats, moments
-from surefoot.types import Batch, EnvSpec, Info, Key, PolicyUpdate, Rollout
+from surefoot.types import Array, Batch, EnvSpec, Info, Key, PolicyUpdate, Rollout
 from surefoot.value import EntropyBonus, SharedValue, ValueFit
 
 REWARD_CLIP = 10.0
@@ -135,7 +134,9 @@ def scale_rewards(
     return dataclasses.replace(rollout, reward=scaled), stats, trace
 
 
-def learn(algo: Algorithm, ts: TrainState, rollout: Rollout, seen: RunningStats | None) -> tuple[TrainState, Info]:
+def learn(
+    algo: Algorithm, ts: TrainState, rollout: Rollout, seen: RunningStats | None
+) -> tuple[TrainState, Info]:
     """One update from one rollout: rewards scaled, advantages made, policy moved, critic fitted, all of it measured.
 
     `seen` are the moments of the raw observations; the statistics move by them only after the update. An update that
@@ -145,20 +146,34 @@ def learn(algo: Algorithm, ts: TrainState, rollout: Rollout, seen: RunningStats 
     key, k_policy, k_value = jax.random.split(ts.key, 3)
     return_stats, trace = ts.return_stats, ts.return_trace
     if return_stats is not None:
-        rollout, return_stats, trace = scale_rewards(rollout, return_stats, trace, algo.advantage.gamma)
+        rollout, return_stats, trace = scale_rewards(
+            rollout, return_stats, trace, algo.advantage.gamma
+        )
+        # A reward that is not finite spoils this update, not every one after it.
+        return_stats = tree_where(all_finite(return_stats), return_stats, ts.return_stats)
+        trace = jnp.where(jnp.isfinite(trace), trace, 0)
     batch = algo.advantage(rollout, ts.policy, algo.value.of(ts.policy, ts.critic), ts.progress)
 
-    policy, method_state, info = algo.method.update(ts.policy, ts.method_state, batch, k_policy, penalty=algo.penalty)
+    policy, method_state, info = algo.method.update(
+        ts.policy, ts.method_state, batch, k_policy, penalty=algo.penalty
+    )
     critic, value_state, value_info = algo.value.update(ts.critic, ts.value_state, batch, k_value)
 
-    sound = all_finite((policy, method_state)) & jnp.isfinite(batch.max(batch.old.kl(policy(batch.obs))))
+    kl = batch.max(batch.old.kl(policy(batch.obs)))
+    sound = (
+        all_finite((policy, method_state))
+        & jnp.isfinite(kl)
+        & jnp.isfinite(batch.mean(batch.advantage))
+    )
     policy, method_state = tree_where(sound, (policy, method_state), (ts.policy, ts.method_state))
     fitted = all_finite((critic, value_state))
     critic, value_state = tree_where(fitted, (critic, value_state), (ts.critic, ts.value_state))
 
     report = measure(batch, policy) | info | {f"value_{k}": v for k, v in value_info.items()}
     report |= {"update_skipped": ~sound, "value_skipped": ~fitted, "rows": jnp.sum(rollout.mask)}
-    obs_stats = ts.obs_stats if ts.obs_stats is None or seen is None else ts.obs_stats.merge(seen)
+    obs_stats = ts.obs_stats
+    if obs_stats is not None and seen is not None:
+        obs_stats = tree_where(all_finite(seen), obs_stats.merge(seen), obs_stats)
     ts = TrainState(
         policy=policy,
         critic=critic,

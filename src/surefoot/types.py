@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+import numpy as np
+from jaxtyping import Bool, Float, PyTree
 
+Array = jax.Array | np.ndarray
+"""An array; NumPy's stand for jax's until the first compiled call."""
+Number = float | Array
+"""A number, or a traced one where a sweep runs over it."""
 Key = jax.Array
 Obs = Any  # Float[Array, "... obs_dim"]; other observation spaces come as pytrees of arrays
 Action = Any  # Float[Array, "... act_dim"] for a Gaussian, Int[Array, "..."] for a Categorical
@@ -26,15 +31,16 @@ class Distribution(Protocol):
     def mode(self) -> Action: ...
     def log_prob(self, action: Action) -> Array: ...
     def entropy(self) -> Array: ...
-    def kl(self, other: Self) -> Array:
+    def kl(self, other: Any) -> Array:
         """KL(self || other) in closed form, one number a state."""
         ...
 
-    def fisher(self, tangent: Self) -> Self:
+    def fisher(self, tangent: Any) -> Any:
         """The Fisher matrix of the distribution's own parameters, times a tangent in those parameters."""
         ...
 
 
+@runtime_checkable
 class Policy(Protocol):
     """A pytree of parameters that is also the function from observations to distributions."""
 
@@ -161,6 +167,7 @@ def no_penalty(policy: PyTree, batch: Batch) -> Array:
     return jnp.zeros((), batch.advantage.dtype)
 
 
+@runtime_checkable
 class PolicyUpdate(Protocol):
     """A trust-region method: a pure function from a policy and a batch to a nearby policy."""
 
@@ -179,7 +186,7 @@ class PolicyUpdate(Protocol):
 KL_MARGIN = 1e-5
 
 
-def within(kl: Array, bound: float) -> Array:
+def within(kl: Array, bound: Number) -> Array:
     """Whether a float32 KL is inside a bound with the margin that makes the float64 value inside it too.
 
     A KL computed in float32 is off by up to 1e-5 relative, and a bound is judged in float64 without slack.

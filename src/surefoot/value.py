@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from surefoot.checks import check_number
 from surefoot.networks import ActorCritic
 from surefoot.sgd import SGD
-from surefoot.types import Batch, Info, Key
+from surefoot.types import Array, Batch, Info, Key
 
 
 def value_loss(value: Array, batch: Batch, clip: float | None) -> Array:

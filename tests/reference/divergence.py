@@ -16,7 +16,9 @@ def categorical_kl(p: np.ndarray, q: np.ndarray) -> float:
     return float(sum(a * np.log(a / b) for a, b in zip(p, q, strict=True) if a > 0))
 
 
-def gaussian_kl(mean_p: np.ndarray, std_p: np.ndarray, mean_q: np.ndarray, std_q: np.ndarray) -> float:
+def gaussian_kl(
+    mean_p: np.ndarray, std_p: np.ndarray, mean_q: np.ndarray, std_q: np.ndarray
+) -> float:
     """sum [ln(sq / sp) + (sp^2 + (mp - mq)^2) / (2 sq^2) - 1/2]."""
     total = 0.0
     for mp, sp, mq, sq in zip(mean_p, std_p, mean_q, std_q, strict=True):
@@ -32,7 +34,11 @@ def density(x: np.ndarray, mean: float, std: float) -> np.ndarray:
 def gaussian_kl_by_quadrature(mean_p: float, std_p: float, mean_q: float, std_q: float) -> float:
     """The integral of p ln(p / q) on a fine grid (the trapezoid rule is exponentially good for such integrands)."""
     x = np.linspace(mean_p - 14 * std_p, mean_p + 14 * std_p, 20001)
-    log_ratio = np.log(std_q / std_p) - 0.5 * ((x - mean_p) / std_p) ** 2 + 0.5 * ((x - mean_q) / std_q) ** 2
+    log_ratio = (
+        np.log(std_q / std_p)
+        - 0.5 * ((x - mean_p) / std_p) ** 2
+        + 0.5 * ((x - mean_q) / std_q) ** 2
+    )
     return float(np.trapezoid(density(x, mean_p, std_p) * log_ratio, x))
 
 

@@ -77,16 +77,26 @@ class Timeline:
     def follow(self, obs: np.ndarray, action: np.ndarray) -> Expected:
         """The next rollout, in which these actions were taken; `obs` is handed to `begin` only."""
         steps = len(action)
-        rows = [[self._row(i, obs[t, i], float(action[t, i])) for i in range(self.num_envs)] for t in range(steps)]
+        rows = [
+            [self._row(i, obs[t, i], float(action[t, i])) for i in range(self.num_envs)]
+            for t in range(steps)
+        ]
         self.returns += [trace for row in rows for _, trace, _ in row if trace is not None]
         spread = np.sqrt(np.var(self.returns) + EPS)
 
         def table(pick: Callable[[Transition], float], dtype: Any = float) -> np.ndarray:
-            return np.array([[0 if tr is None else pick(tr) for tr, _, _ in row] for row in rows], dtype)
+            return np.array(
+                [[0 if tr is None else pick(tr) for tr, _, _ in row] for row in rows], dtype
+            )
 
         return Expected(
             real=np.array([[tr is not None for tr, _, _ in row] for row in rows]),
-            obs=np.array([[(0, 0, 0) if tr is None else (tr.k, tr.p, tr.q) for tr, _, _ in row] for row in rows]),
+            obs=np.array(
+                [
+                    [(0, 0, 0) if tr is None else (tr.k, tr.p, tr.q) for tr, _, _ in row]
+                    for row in rows
+                ]
+            ),
             reward=table(lambda tr: tr.paid),
             terminated=table(lambda tr: tr.terminated, bool),
             truncated=table(lambda tr: tr.truncated, bool),
@@ -136,7 +146,9 @@ def of_plan(plan: Plan) -> Callable[[int, int, np.ndarray], tuple[float, float, 
     return lambda i, j, obs: (i, j, plan.length(i, j), *plan.end(i, j))
 
 
-def of_device(env: DeviceStairs) -> Callable[[int, int, np.ndarray], tuple[float, float, int, bool, bool]]:
+def of_device(
+    env: DeviceStairs,
+) -> Callable[[int, int, np.ndarray], tuple[float, float, int, bool, bool]]:
     """`begin` of environments on the device, where p and q were drawn."""
     limit = np.inf if env.max_episode_steps is None else env.max_episode_steps
 

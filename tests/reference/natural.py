@@ -47,7 +47,18 @@ class Result(NamedTuple):
     backtracks: int
 
 
-def trpo(net, theta, data, *, max_kl, damping, backtrack, max_backtracks, min_gain_ratio=0.0, kl_margin=1e-5):
+def trpo(
+    net,
+    theta,
+    data,
+    *,
+    max_kl,
+    damping,
+    backtrack,
+    max_backtracks,
+    min_gain_ratio=0.0,
+    kl_margin=1e-5,
+):
     """The first candidate that improves the surrogate and stays inside, or the old parameters."""
     x, curvature, g = direction(net, theta, data, damping)
     full = np.sqrt(2 * max_kl / curvature) * x

@@ -14,11 +14,15 @@ KINDS = ("categorical", "gaussian", "gaussian_state")
 class Net:
     """Shapes of a policy, and everything that can be computed from a parameter vector."""
 
-    def __init__(self, kind: str, n: int, h: int, k: int, low: float = -5.0, high: float = 2.0) -> None:
+    def __init__(
+        self, kind: str, n: int, h: int, k: int, low: float = -5.0, high: float = 2.0
+    ) -> None:
         assert kind in KINDS
         self.kind, self.n, self.h, self.k, self.low, self.high = kind, n, h, k, low, high
         self.shapes = [(n, h), (h,), (h, k), (k,)]
-        self.shapes += {"categorical": [], "gaussian": [(k,)], "gaussian_state": [(h, k), (k,)]}[kind]
+        self.shapes += {"categorical": [], "gaussian": [(k,)], "gaussian_state": [(h, k), (k,)]}[
+            kind
+        ]
         self.size = sum(int(np.prod(s)) for s in self.shapes)
 
     def split(self, theta):
@@ -38,7 +42,9 @@ class Net:
         if self.kind == "categorical":
             return first
         raw = rest[0] if self.kind == "gaussian" else z @ rest[0] + rest[1]
-        clipped = np.where(raw.real < self.low, self.low, np.where(raw.real > self.high, self.high, raw))
+        clipped = np.where(
+            raw.real < self.low, self.low, np.where(raw.real > self.high, self.high, raw)
+        )
         return np.concatenate([first, clipped])
 
     def jacobian(self, theta, s):
@@ -73,7 +79,9 @@ class Net:
             top = out.real.max()
             return out[int(a)] - top - np.log(np.sum(np.exp(out - top)))
         mean, log_std = out[: self.k], out[self.k :]
-        return np.sum(-0.5 * ((a - mean) / np.exp(log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi))
+        return np.sum(
+            -0.5 * ((a - mean) / np.exp(log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi)
+        )
 
     def score(self, theta, s, a):
         """d ln pi(a | s) / d theta by hand."""
@@ -94,7 +102,9 @@ class Net:
             log_q = q - q.max() - np.log(np.exp(q - q.max()).sum())
             return float(np.sum(np.exp(log_p) * (log_p - log_q)))
         mp, lp, mq, lq = p[: self.k], p[self.k :], q[: self.k], q[self.k :]
-        return float(np.sum(lq - lp + (np.exp(2 * lp) + (mp - mq) ** 2) / (2 * np.exp(2 * lq)) - 0.5))
+        return float(
+            np.sum(lq - lp + (np.exp(2 * lp) + (mp - mq) ** 2) / (2 * np.exp(2 * lq)) - 0.5)
+        )
 
     def fisher(self, theta, states):
         """Dense Fisher matrix, mean over states of J' M J."""

@@ -26,7 +26,12 @@ def overview() -> str:
     from surefoot import __version__
 
     width = max(map(len, COMMANDS))
-    lines = [f"surefoot {__version__}: trust-region policy optimisation", "", "usage: surefoot COMMAND ...", ""]
+    lines = [
+        f"surefoot {__version__}: trust-region policy optimisation",
+        "",
+        "usage: surefoot COMMAND ...",
+        "",
+    ]
     lines += [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     lines += [
         "",
@@ -50,7 +55,9 @@ def dispatch(args: list[str]) -> int:
 
     name = args[0]
     if name not in COMMANDS:
-        raise UsageError(f"no command is called {name!r}{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
+        raise UsageError(
+            f"no command is called {name!r}{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}"
+        )
     return importlib.import_module(f"surefoot.cli.{name}_").run(args[1:])
 
 

@@ -55,7 +55,9 @@ def notes() -> list[str]:
         if problem:
             out.append(problem)
         elif release(gymnax) < (1, 0):
-            out.append(f"gymnax {gymnax} has one flag for ends and time limits: the limits are counted here instead")
+            out.append(
+                f"gymnax {gymnax} has one flag for ends and time limits: the limits are counted here instead"
+            )
     jax = version("jax") or "0"
     if not (0, 10) <= release(jax)[:2] < (0, 13):
         out.append(f"jax {jax} is outside what surefoot is tested with, >= 0.10 and < 0.13")
@@ -68,7 +70,11 @@ def renderer() -> str:
     """How `watch` would draw: a window, or which off-screen renderer."""
     from surefoot.cli.watch_ import has_display, offscreen_backend
 
-    return "window" if has_display() else f"off-screen ({offscreen_backend() or 'classic control only'})"
+    return (
+        "window"
+        if has_display()
+        else f"off-screen ({offscreen_backend() or 'classic control only'})"
+    )
 
 
 def examine() -> dict[str, Any]:
@@ -94,7 +100,9 @@ def examine() -> dict[str, Any]:
 def run(args: Sequence[str]) -> int:
     """Print what `examine` finds."""
     if any(a in ("-h", "--help") for a in args):
-        print("usage: surefoot doctor [--json]\n\nwhat is installed, what is missing, and the line that installs it")
+        print(
+            "usage: surefoot doctor [--json]\n\nwhat is installed, what is missing, and the line that installs it"
+        )
         return 0
     if extra := [a for a in args if a != "--json"]:
         raise UsageError(f"unknown flag {extra[0]}; surefoot doctor --help lists the flags")
@@ -103,7 +111,11 @@ def run(args: Sequence[str]) -> int:
     if "--json" in args:
         print(json.dumps(found))
         return 0
-    shown = "   ".join(f"{k} {v or 'missing'}" for k, v in found["versions"].items() if v or k in ("jax", "gymnasium"))
+    shown = "   ".join(
+        f"{k} {v or 'missing'}"
+        for k, v in found["versions"].items()
+        if v or k in ("jax", "gymnasium")
+    )
     print(f"python {found['python']}   {shown}")
     print(f"device    {found['backend']}, {found['cores']} cores")
     print("parts     " + " · ".join(f"{k} {v}" for k, v in found["parts"].items()))

@@ -49,7 +49,9 @@ def run(args: Sequence[str]) -> int:
     low, high = score.ci95
     how = "deterministic" if score.deterministic else "sampled"
     print(f"return    {score.mean:.1f} [{low:.1f}, {high:.1f}], interquartile mean {score.iqm:.1f}")
-    print(f"episodes  {len(score.returns)}, {how}, {score.env}, normaliser frozen, update {agent.update}")
+    print(
+        f"episodes  {len(score.returns)}, {how}, {score.env}, normaliser frozen, update {agent.update}"
+    )
     print(
         f"range     {min(score.returns):.1f} to {max(score.returns):.1f}, mean length {sum(score.lengths) / len(score.lengths):.0f}"
     )

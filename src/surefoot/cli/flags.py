@@ -108,7 +108,12 @@ def parse(kind: Any, args: Sequence[str], *, prog: str, default: Any = None) -> 
             return tyro.cli(kind, args=list(args), **settings, **options)
     heard = io.StringIO()
     try:
-        with _wide(), contextlib.redirect_stderr(heard), contextlib.redirect_stdout(heard), registry():
+        with (
+            _wide(),
+            contextlib.redirect_stderr(heard),
+            contextlib.redirect_stdout(heard),
+            registry(),
+        ):
             return tyro.cli(kind, args=list(args), **settings, **options)
     except SystemExit as stop:
         raise UsageError(one_line(heard.getvalue(), prog)) from stop
@@ -121,10 +126,16 @@ def one_line(box: str, prog: str) -> str:
     # The first line is the box's title; lines of dashes are its rules.
     said = [line for line in lines if line.strip("─-╭╮╰╯ ")][1:] or ["wrong flags"]
     message = re.sub(r"^Error parsing \S+: (?=\w+\.\w+ is |\w+ has )", "", said[0])
-    message = re.sub(r"^Error parsing (\S+): ", r"\1: ", message).replace("Unrecognized options: ", "unknown flag ")
+    message = re.sub(r"^Error parsing (\S+): ", r"\1: ", message).replace(
+        "Unrecognized options: ", "unknown flag "
+    )
     hints = [m[1] for line in said[1:] if (m := re.match(r"(--[\w.-]+)", line))]
-    if message.endswith(":") and len(said) > 1:  # "Missing from ...:" and what is missing on the next line
+    if (
+        message.endswith(":") and len(said) > 1
+    ):  # "Missing from ...:" and what is missing on the next line
         return f"{said[1].partition(' ')[0].strip('(,')} is missing; {prog} --help lists the flags"
     if "unknown flag" not in message:
         return message
-    return message + (f"; did you mean {hints[0]}?" if hints else f"; {prog} --help lists the flags")
+    return message + (
+        f"; did you mean {hints[0]}?" if hints else f"; {prog} --help lists the flags"
+    )

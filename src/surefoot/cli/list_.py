@@ -27,7 +27,9 @@ def run(args: Sequence[str]) -> int:
     what, rest = args[0], list(args[1:])
     kinds = {"methods": methods, "envs": environments, "presets": presets, "runs": runs}
     if what not in kinds:
-        raise UsageError(f"nothing to list is called {what!r}{nearest(what, kinds)}; there are {', '.join(kinds)}")
+        raise UsageError(
+            f"nothing to list is called {what!r}{nearest(what, kinds)}; there are {', '.join(kinds)}"
+        )
     as_json = "--json" in rest
     rest = [a for a in rest if a != "--json"]
     folder = Path("runs")
@@ -99,7 +101,9 @@ def _extra_suites() -> list[dict[str, Any]]:
             import envpool
 
             names = sorted(envpool.list_all_envs())
-        rows += [{"env": f"{suite}:{name}", "suite": SUITES[suite], "missing": ""} for name in names]
+        rows += [
+            {"env": f"{suite}:{name}", "suite": SUITES[suite], "missing": ""} for name in names
+        ]
     return rows
 
 
@@ -121,7 +125,11 @@ def presets() -> list[dict[str, Any]]:
 def runs(folder: Path) -> list[dict[str, Any]]:
     """Every run under a folder, newest last, with its last line of metrics."""
     rows: list[dict[str, Any]] = []
-    found = sorted(folder.glob("**/config.json"), key=lambda p: p.stat().st_mtime) if folder.is_dir() else []
+    found = (
+        sorted(folder.glob("**/config.json"), key=lambda p: p.stat().st_mtime)
+        if folder.is_dir()
+        else []
+    )
     for path in found:
         last = _last_line(path.parent / "metrics.jsonl")
         settings = json.loads(path.read_text()).get("settings", {})
@@ -133,7 +141,9 @@ def runs(folder: Path) -> list[dict[str, Any]]:
                 "seed": settings.get("seed", "?"),
                 "env_steps": last.get("env_steps", 0),
                 "of": settings.get("steps", "?"),
-                "return": None if last.get("episode_return") is None else round(last["episode_return"], 1),
+                "return": None
+                if last.get("episode_return") is None
+                else round(last["episode_return"], 1),
                 "suite": split(str(settings.get("env", "")))[0] or "gymnasium",
             }
         )

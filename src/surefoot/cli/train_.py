@@ -59,7 +59,9 @@ def run(args: Sequence[str]) -> int:
         return 0
     name, rest = args[0], list(args[1:])
     if name not in METHODS:
-        raise UsageError(f"no method is called {name!r}{nearest(name, METHODS)}; there are {', '.join(METHODS)}")
+        raise UsageError(
+            f"no method is called {name!r}{nearest(name, METHODS)}; there are {', '.join(METHODS)}"
+        )
     request = parse_train(name, rest)
     if request.print_config:
         from surefoot.config import to_json
@@ -94,7 +96,9 @@ def parse_train(name: str, args: list[str]) -> Request:
     from surefoot.config import method_class, method_name, read_config
     from surefoot.presets import choose
 
-    if name == "ppo" and any(a.split("=")[0] in ("--method.target-kl", "--method.target_kl") for a in args):
+    if name == "ppo" and any(
+        a.split("=")[0] in ("--method.target-kl", "--method.target_kl") for a in args
+    ):
         raise UsageError(
             "PPO has no target_kl: what other libraries call so stops epochs, and is --method.stop-kl here"
         )
@@ -114,9 +118,20 @@ def parse_train(name: str, args: list[str]) -> Request:
     config = flags.settings
     for field in ("seeds", "jobs"):
         if getattr(flags, field) < 1:
-            raise UsageError(f"--{field} is {getattr(flags, field)}; allowed: a whole number of at least 1")
+            raise UsageError(
+                f"--{field} is {getattr(flags, field)}; allowed: a whole number of at least 1"
+            )
     run_dir = None if flags.run_dir is None else Path(flags.run_dir)
-    return Request(config, run_dir, flags.quiet, flags.json, flags.dry_run, flags.print_config, flags.seeds, flags.jobs)
+    return Request(
+        config,
+        run_dir,
+        flags.quiet,
+        flags.json,
+        flags.dry_run,
+        flags.print_config,
+        flags.seeds,
+        flags.jobs,
+    )
 
 
 def preset_name(asked: str | None) -> str | None:
@@ -159,10 +174,12 @@ def compilation_cache() -> None:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     root = os.environ.get("SUREFOOT_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "surefoot"
+        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"),
+        "surefoot",
     )
     folder = os.path.join(
-        root, f"jax-{jax.__version__}-{platform.machine()}-{cpu_tag()}-{cores}-{os.environ.get('NPROC', '')}"
+        root,
+        f"jax-{jax.__version__}-{platform.machine()}-{cpu_tag()}-{cores}-{os.environ.get('NPROC', '')}",
     )
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -188,7 +205,9 @@ def plan(config: Any, spec: Any) -> str:
     from surefoot.config import method_name
     from surefoot.console import steps_text
 
-    rows = "rows (reset rows are not steps)" if not spec.on_device and not spec.same_step else "steps"
+    rows = (
+        "rows (reset rows are not steps)" if not spec.on_device and not spec.same_step else "steps"
+    )
     preset = f"preset {config.preset}" if config.preset != "none" else "no preset"
     return (
         f"{method_name(config.method)} · {config.env} · seed {config.seed} · {preset} · "
@@ -210,7 +229,10 @@ def folder_for(config: Any, run_dir: Path | None) -> Path:
         return run_dir
     plain = "".join(c if c.isalnum() or c in "-._" else "-" for c in config.env)
     while True:
-        folder = Path("runs") / f"{method_name(config.method)}-{plain}-{config.seed}-{secrets.token_hex(2)}"
+        folder = (
+            Path("runs")
+            / f"{method_name(config.method)}-{plain}-{config.seed}-{secrets.token_hex(2)}"
+        )
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
@@ -267,11 +289,16 @@ def one(request: Request) -> int:
             agent.learn(config.steps, sinks)
     except EnvironmentFault as error:
         last = saver.last.relative_to(folder) if saver.last else "checkpoints/000000"
-        raise EnvironmentFault(f"{error}; update {agent.update + 1} was not made, {folder / last} is kept") from error
+        raise EnvironmentFault(
+            f"{error}; update {agent.update + 1} was not made, {folder / last} is kept"
+        ) from error
     agent.checkpoint(folder)
     agent.close()
     if stop.asked and agent.env_steps < config.steps:
-        print(f"stopped   at update {agent.update} ({agent.env_steps} steps), saved in {folder}", file=sys.stderr)
+        print(
+            f"stopped   at update {agent.update} ({agent.env_steps} steps), saved in {folder}",
+            file=sys.stderr,
+        )
         return 130
     return closing(agent, folder, request)
 
@@ -281,7 +308,9 @@ def view(agent: Agent, folder: Path) -> Any:
     from surefoot.console import Panel, PlainLines, is_terminal
 
     if is_terminal():
-        title = f"{type(agent.config.method).__name__} · {agent.config.env} · seed {agent.config.seed}"
+        title = (
+            f"{type(agent.config.method).__name__} · {agent.config.env} · seed {agent.config.seed}"
+        )
         return Panel(agent, agent.config.steps, title, str(folder))
     return PlainLines(agent, agent.config.steps)
 
@@ -321,7 +350,8 @@ def closing(agent: Agent, folder: Path, request: Request) -> int:
     if request.json:
         print(
             json.dumps(
-                score.to_json() | {"run": str(folder), "env_steps": agent.env_steps, "violations": trust.violations}
+                score.to_json()
+                | {"run": str(folder), "env_steps": agent.env_steps, "violations": trust.violations}
             )
         )
         return 0
@@ -380,8 +410,19 @@ def many(name: str, args: list[str], request: Request) -> int:
         while waiting or running:
             while waiting and free:
                 seed, slot = waiting.pop(0), free.pop(0)
-                command = [sys.executable, "-m", "surefoot", "train", name, *base, "--seed", str(seed)]
-                command += ["--run-dir", str(parent / f"seed-{seed}")] + ([] if request.json else ["--quiet"])
+                command = [
+                    sys.executable,
+                    "-m",
+                    "surefoot",
+                    "train",
+                    name,
+                    *base,
+                    "--seed",
+                    str(seed),
+                ]
+                command += ["--run-dir", str(parent / f"seed-{seed}")] + (
+                    [] if request.json else ["--quiet"]
+                )
                 running[seed] = (launch(command, cores, slot), slot)
             time.sleep(0.05)
             for seed, (process, slot) in list(running.items()):

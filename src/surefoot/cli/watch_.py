@@ -137,7 +137,10 @@ def show(agent: Any, env: Any, flags: Flags, draw: Any) -> None:
             obs, reward, terminated, truncated, _ = env.step(action)
             total, ended, steps = total + float(reward), terminated or truncated, steps + 1
         draw()
-        print(f"episode   {episode + 1}: return {total:.1f} in {steps} steps" + ("" if ended else " (cut short)"))
+        print(
+            f"episode   {episode + 1}: return {total:.1f} in {steps} steps"
+            + ("" if ended else " (cut short)")
+        )
     env.close()
 
 
@@ -158,11 +161,16 @@ def record(frames: list[np.ndarray], folder: Path, name: str, fps: int) -> str:
 
         path = folder / f"{name}.mp4"
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # the encoder is a process started beside jax's threads
+            warnings.simplefilter(
+                "ignore", RuntimeWarning
+            )  # the encoder is a process started beside jax's threads
             imageio.mimwrite(path, frames, fps=fps, macro_block_size=1)  # pyright: ignore[reportCallIssue, reportArgumentType]
         return f"video     {path}: {len(frames)} frames"
     path = folder / f"{name}.png"
-    picked = [frames[i] for i in np.linspace(0, len(frames) - 1, min(STRIP_FRAMES, len(frames))).astype(int)]
+    picked = [
+        frames[i]
+        for i in np.linspace(0, len(frames) - 1, min(STRIP_FRAMES, len(frames))).astype(int)
+    ]
     write_png(path, np.concatenate([p[::2, ::2] for p in picked], axis=1))
     return f'frames    {path}: {len(picked)} of {len(frames)} frames; for a video: pip install "surefoot[plots]"'
 
@@ -174,12 +182,19 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
     image = np.ascontiguousarray(image[..., :3], np.uint8)
     height, width = image.shape[:2]
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), image.reshape(height, -1)], axis=1).tobytes()
+    rows = np.concatenate(
+        [np.zeros((height, 1), np.uint8), image.reshape(height, -1)], axis=1
+    ).tobytes()
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 6)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows, 6))
+        + chunk(b"IEND", b"")
     )

@@ -20,7 +20,13 @@ SUITES = {
     "probe": "tiny environments for tests",
 }
 
-EXTRAS = {"mujoco": "mujoco", "Box2D": "box2d", "envpool": "envpool", "gymnax": "gymnax", "minigrid": "minigrid"}
+EXTRAS = {
+    "mujoco": "mujoco",
+    "Box2D": "box2d",
+    "envpool": "envpool",
+    "gymnax": "gymnax",
+    "minigrid": "minigrid",
+}
 """Module that an extra brings -> the extra."""
 
 ALSO_IN_ENVPOOL = frozenset(
@@ -42,12 +48,16 @@ def installed(module: str) -> bool:
 def missing(module: str, wanted_by: str) -> EnvironmentFault:
     """The error for an extra that is not installed, with the line that installs it."""
     extra = EXTRAS[module]
-    return EnvironmentFault(f'{extra} is not installed; {wanted_by} needs it. Run: pip install "surefoot[{extra}]"')
+    return EnvironmentFault(
+        f'{extra} is not installed; {wanted_by} needs it. Run: pip install "surefoot[{extra}]"'
+    )
 
 
 def not_made(name: str, error: Exception) -> EnvironmentFault:
     """The error for an environment that exists and could not be made, on one line."""
-    return EnvironmentFault(" ".join(f"{name} could not be made: {type(error).__name__}: {error}".split()))
+    return EnvironmentFault(
+        " ".join(f"{name} could not be made: {type(error).__name__}: {error}".split())
+    )
 
 
 def _importable(module: str) -> bool:
@@ -80,7 +90,9 @@ def make(env: Any, num_envs: int = 1, seed: int = 0, workers: int = 0) -> Any:
         return _from_object(env, num_envs, workers)
     suite, tail = split(env)
     if workers and suite:
-        raise UsageError(f"--workers is {workers} with {env}; worker processes are for plain Gymnasium ids only")
+        raise UsageError(
+            f"--workers is {workers} with {env}; worker processes are for plain Gymnasium ids only"
+        )
     if suite == "":
         return _gymnasium(tail, num_envs, workers)
     if suite == "envpool":
@@ -106,7 +118,9 @@ def _from_object(env: Any, num_envs: int, workers: int) -> Any:
             )
         return InProcessEnvs([env], _name(env))
     if not callable(env):
-        raise UsageError(f"env is {env!r}; allowed: an id, a Gymnasium environment, or a function that makes one")
+        raise UsageError(
+            f"env is {env!r}; allowed: an id, a Gymnasium environment, or a function that makes one"
+        )
     first: Any = env()
     if isinstance(first, gymnasium.vector.VectorEnv):
         return VectorEnvs(first, _name(first))
@@ -132,7 +146,9 @@ def _gymnasium(env_id: str, num_envs: int, workers: int) -> Any:
     return InProcessEnvs([maker() for _ in range(num_envs)], env_id)
 
 
-def _workers(maker: Callable[[], Any], env_id: str, limit: int | None, num_envs: int, workers: int) -> Any:
+def _workers(
+    maker: Callable[[], Any], env_id: str, limit: int | None, num_envs: int, workers: int
+) -> Any:
     import gymnasium
 
     from surefoot.envs.gymnasium import Named, VectorEnvs
@@ -160,9 +176,13 @@ def gymnasium_maker(env_id: str, **options: Any) -> Callable[[], Any]:
             raise missing("minigrid", env_id)
         importlib.import_module("minigrid")
     if not module and plain not in gymnasium.registry:
-        raise UsageError(f"no environment is called {env_id!r}{nearest(env_id, gymnasium.registry)}")
+        raise UsageError(
+            f"no environment is called {env_id!r}{nearest(env_id, gymnasium.registry)}"
+        )
     if module and not _importable(module):
-        raise UsageError(f"no suite or module is called {module!r}{nearest(module, filter(None, SUITES))}")
+        raise UsageError(
+            f"no suite or module is called {module!r}{nearest(module, filter(None, SUITES))}"
+        )
     entry_point = str(getattr(gymnasium.registry.get(plain), "entry_point", ""))
     _check_extra(env_id, entry_point)
     if "envs.mujoco" in entry_point:
@@ -214,13 +234,18 @@ def _envpool(env_id: str, num_envs: int, seed: int) -> Any:
     known = envpool.list_all_envs()
     if env_id not in known:
         raise UsageError(f"EnvPool has no environment called {env_id!r}{nearest(env_id, known)}")
-    threads = min(num_envs, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    threads = min(
+        num_envs,
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    )
 
     def build(pool_seed: int) -> Any:
         # A seed each: from one, EnvPool counts up, and neighbouring seeds would share nearly all their streams.
         seeds = env_seeds(pool_seed, num_envs)
         try:
-            return envpool.make_gymnasium(env_id, num_envs=num_envs, seed=seeds, num_threads=threads)
+            return envpool.make_gymnasium(
+                env_id, num_envs=num_envs, seed=seeds, num_threads=threads
+            )
         except Exception as error:
             raise not_made(f"envpool:{env_id}", error) from error
 
@@ -239,7 +264,9 @@ def _own(suite: str, tail: str) -> Any:
     else:
         from surefoot.envs.probes import PROBES as table
     if tail not in table:
-        raise UsageError(f"no environment is called {suite}:{tail}{nearest(tail, table)}; there are {', '.join(table)}")
+        raise UsageError(
+            f"no environment is called {suite}:{tail}{nearest(tail, table)}; there are {', '.join(table)}"
+        )
     return table[tail]()
 
 

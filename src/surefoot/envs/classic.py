@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from surefoot.types import Key
+from surefoot.types import Array, Key
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class CartPole:
         temp = (force + pole_moment * theta_dot**2 * sin) / total_mass
         theta_acc = (9.8 * sin - cos * temp) / (length * (4.0 / 3.0 - 0.1 * cos**2 / total_mass))
         x_acc = temp - pole_moment * theta_acc * cos / total_mass
-        nxt = jnp.stack([x + dt * x_dot, x_dot + dt * x_acc, theta + dt * theta_dot, theta_dot + dt * theta_acc])
+        nxt = jnp.stack(
+            [x + dt * x_dot, x_dot + dt * x_acc, theta + dt * theta_dot, theta_dot + dt * theta_acc]
+        )
         fallen = (jnp.abs(nxt[0]) > 2.4) | (jnp.abs(nxt[2]) > 12 * 2 * math.pi / 360)
         return nxt, nxt, jnp.ones((), nxt.dtype), fallen
 
@@ -70,7 +72,10 @@ class Pendulum:
         angle = (theta + math.pi) % (2 * math.pi) - math.pi
         cost = angle**2 + 0.1 * theta_dot**2 + 0.001 * torque**2
         gravity, mass, length, dt = 10.0, 1.0, 1.0, 0.05
-        speed = theta_dot + (3 * gravity / (2 * length) * jnp.sin(theta) + 3.0 / (mass * length**2) * torque) * dt
+        speed = (
+            theta_dot
+            + (3 * gravity / (2 * length) * jnp.sin(theta) + 3.0 / (mass * length**2) * torque) * dt
+        )
         speed = jnp.clip(speed, -8, 8)
         nxt = jnp.stack([theta + speed * dt, speed])
         return nxt, self.observe(nxt), -cost, jnp.zeros((), bool)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
-from surefoot.types import EnvSpec, Key, Step
+from surefoot.types import Array, EnvSpec, Key, Step
 
 
+@runtime_checkable
 class PureEnv(Protocol):
     """One environment as two pure functions; no resets and no time limit of its own."""
 
@@ -64,7 +64,9 @@ class DeviceEnv:
         n = self.spec.num_envs
         return EnvState(inner, obs, jnp.zeros(n, jnp.int32), jnp.zeros(n, float))
 
-    def step(self, state: EnvState, action: Array, key: Key) -> tuple[EnvState, Step, tuple[Array, Array]]:
+    def step(
+        self, state: EnvState, action: Array, key: Key
+    ) -> tuple[EnvState, Step, tuple[Array, Array]]:
         """One step of every environment. The last value is (return, length) so far, whole where an episode ended."""
         n = self.spec.num_envs
         k_step, k_reset = jax.random.split(key)
@@ -87,4 +89,8 @@ class DeviceEnv:
             elapsed=jnp.where(ended, 0, elapsed),
             episode_return=jnp.where(ended, 0, total),
         )
-        return nxt, Step(obs, reward, terminated, truncated, jnp.ones(n, bool), final_obs), (total, elapsed)
+        return (
+            nxt,
+            Step(obs, reward, terminated, truncated, jnp.ones(n, bool), final_obs),
+            (total, elapsed),
+        )

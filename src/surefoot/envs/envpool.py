@@ -45,7 +45,10 @@ class EnvPoolEnvs:
         """One step of every environment; rows after an end are only a reset and masked."""
         obs, reward, terminated, truncated, _ = self._call("step", self.door(action))
         mask = ~self._ended
-        terminated, truncated = np.asarray(terminated, bool) & mask, np.asarray(truncated, bool) & mask
+        terminated, truncated = (
+            np.asarray(terminated, bool) & mask,
+            np.asarray(truncated, bool) & mask,
+        )
         self._ended = terminated | truncated
         return Step(obs, np.where(mask, reward, 0.0), terminated, truncated, mask)
 

@@ -36,7 +36,9 @@ class InProcessEnvs:
         first = self.envs[0]
         self.door = ActionDoor(first.action_space, env_id)
         n, d = len(self.envs), flat_obs_dim(first.observation_space, env_id)
-        self.spec = EnvSpec(env_id, "gymnasium", n, d, self.door.dim, self.door.discrete, time_limit(first))
+        self.spec = EnvSpec(
+            env_id, "gymnasium", n, d, self.door.dim, self.door.discrete, time_limit(first)
+        )
         self._obs = np.zeros((n, d), np.float64)
         self._reward = np.zeros(n, np.float64)
         self._ended = np.zeros(n, bool)
@@ -45,7 +47,9 @@ class InProcessEnvs:
         """Seed every environment and begin its first episode; observations [N, d] float64."""
         shape, i = self._obs.shape[1:], 0
         try:
-            for i, (env, s) in enumerate(zip(self.envs, env_seeds(seed, len(self.envs)), strict=True)):
+            for i, (env, s) in enumerate(
+                zip(self.envs, env_seeds(seed, len(self.envs)), strict=True)
+            ):
                 first, _ = env.reset(seed=s)
                 check_shape("observation", np.shape(first), shape)
                 self._obs[i] = first
@@ -72,7 +76,9 @@ class InProcessEnvs:
                     check_shape("observation", np.shape(new), shape)
                 obs[i] = new
         except Exception as error:
-            raise failed(f"environment {i} of {self.spec.id}", "step" if mask[i] else "reset", error) from error
+            raise failed(
+                f"environment {i} of {self.spec.id}", "step" if mask[i] else "reset", error
+            ) from error
         self._ended = terminated | truncated
         return Step(obs, reward, terminated, truncated, mask)
 
@@ -123,9 +129,13 @@ class VectorEnvs:
         n, d = int(venv.num_envs), flat_obs_dim(venv.single_observation_space, env_id)
         limit = time_limit(venv) if limit is None else limit
         same_step = self.mode != "NEXT_STEP"
-        self.spec = EnvSpec(env_id, "gymnasium", n, d, self.door.dim, self.door.discrete, limit, same_step=same_step)
+        self.spec = EnvSpec(
+            env_id, "gymnasium", n, d, self.door.dim, self.door.discrete, limit, same_step=same_step
+        )
         inner = getattr(venv, "unwrapped", venv)
-        self._one_by_one = isinstance(inner, (gymnasium.vector.SyncVectorEnv, gymnasium.vector.AsyncVectorEnv))
+        self._one_by_one = isinstance(
+            inner, (gymnasium.vector.SyncVectorEnv, gymnasium.vector.AsyncVectorEnv)
+        )
         self._loud = isinstance(inner, gymnasium.vector.AsyncVectorEnv)
         self._ended = np.zeros(n, bool)
 
@@ -145,7 +155,11 @@ class VectorEnvs:
             obs, reward, terminated, truncated, infos = answer
             obs, reward = self._observations(obs), np.array(reward, np.float64)
             terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
-            for name, x in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
+            for name, x in (
+                ("reward", reward),
+                ("terminated", terminated),
+                ("truncated", truncated),
+            ):
                 check_shape(name, x.shape, self._ended.shape)
             mask, final = np.ones_like(self._ended), None
             if self.mode == "NEXT_STEP":
@@ -172,7 +186,9 @@ class VectorEnvs:
         for i in np.flatnonzero(ended):
             last = infos["final_obs"][i] if "final_obs" in infos else None
             if last is None:
-                raise ValueError(f"environment {i} ended and infos['final_obs'] does not hold its last observation")
+                raise ValueError(
+                    f"environment {i} ended and infos['final_obs'] does not hold its last observation"
+                )
             check_shape("final_obs", np.shape(last), final.shape[1:])
             final[i] = last
 

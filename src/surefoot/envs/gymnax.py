@@ -12,10 +12,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from surefoot.checks import UsageError
-from surefoot.types import Key
+from surefoot.types import Array, Key
 
 _FAR = 1 << 30
 _SHOWS_THE_TIME = ("DiscountingChain-bsuite",)
@@ -31,14 +30,20 @@ class GymnaxEnv:
         self._env, self.id = env, env_id
         limit = None if env_id in _SHOWS_THE_TIME else getattr(params, "max_steps_in_episode", None)
         self.max_episode_steps = None if limit is None else int(limit)
-        self._params = params if limit is None else dataclasses.replace(params, max_steps_in_episode=_FAR)
+        self._params = (
+            params if limit is None else dataclasses.replace(params, max_steps_in_episode=_FAR)
+        )
         action, obs = env.action_space(params), env.observation_space(params)
         self.discrete = hasattr(action, "n")
         shape = tuple(getattr(action, "shape", ()))
         if not self.discrete and len(shape) != 1:
-            raise UsageError(f"gymnax:{self.id} has actions of shape {shape}; supported are Discrete and 1-D Box")
+            raise UsageError(
+                f"gymnax:{self.id} has actions of shape {shape}; supported are Discrete and 1-D Box"
+            )
         if len(obs.shape) != 1:
-            raise UsageError(f"gymnax:{self.id} has observations of shape {obs.shape}; supported are 1-D Box")
+            raise UsageError(
+                f"gymnax:{self.id} has observations of shape {obs.shape}; supported are 1-D Box"
+            )
         self.obs_dim = int(obs.shape[0])
         if self.discrete:
             self.action_dim = int(action.n)
@@ -59,4 +64,9 @@ class GymnaxEnv:
             action = self._low + (jnp.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)
         obs, state, reward, terminated, *_ = self._env.step_env(key, state, action, self._params)
         as_scalar = jnp.reshape(jnp.asarray(reward, jnp.float32), ())
-        return state, obs.astype(jnp.float32), as_scalar, jnp.reshape(jnp.asarray(terminated, bool), ())
+        return (
+            state,
+            obs.astype(jnp.float32),
+            as_scalar,
+            jnp.reshape(jnp.asarray(terminated, bool), ()),
+        )

@@ -13,9 +13,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
-from surefoot.types import Key
+from surefoot.types import Array, Key
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ def flat_obs_dim(space: Any, env_id: str) -> int:
 
 def failed(who: str, what: str, error: Exception) -> EnvironmentFault:
     """The one line for an environment that raised: who, while doing what, and its own words."""
-    return EnvironmentFault(" ".join(f"{who} failed in {what}: {type(error).__name__}: {error}".split()))
+    return EnvironmentFault(
+        " ".join(f"{who} failed in {what}: {type(error).__name__}: {error}".split())
+    )
 
 
 def check_shape(what: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
@@ -38,13 +40,19 @@ class ActionDoor:
     def __init__(self, space: Any, env_id: str) -> None:
         kind = type(space).__name__
         self.discrete = kind == "Discrete"
-        self.dtype = np.dtype(space.dtype) if getattr(space, "dtype", None) is not None else np.dtype(np.float32)
+        self.dtype = (
+            np.dtype(space.dtype)
+            if getattr(space, "dtype", None) is not None
+            else np.dtype(np.float32)
+        )
         if self.discrete:
             self.dim, self.start = int(space.n), int(getattr(space, "start", 0))
             self.bounded = self.unit = False
             return
         if kind != "Box" or len(space.shape) != 1 or not np.issubdtype(self.dtype, np.floating):
-            raise UsageError(f"{env_id} has actions {space}; supported are Discrete and 1-D float Box actions")
+            raise UsageError(
+                f"{env_id} has actions {space}; supported are Discrete and 1-D float Box actions"
+            )
         self.dim, self.start = int(space.shape[0]), 0
         low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
         self.bounded = bool(np.all(np.isfinite(low)) and np.all(np.isfinite(high)))
@@ -58,7 +66,9 @@ class ActionDoor:
             return action + self.start if self.start else action
         if not self.bounded:
             return action.astype(self.dtype)
-        unit = np.minimum(np.maximum(action, -1), 1)  # np.clip costs three times as much on a few rows
+        unit = np.minimum(
+            np.maximum(action, -1), 1
+        )  # np.clip costs three times as much on a few rows
         if not self.unit:
             # The sum may be rounded past the upper bound, which some environments assert.
             unit = np.minimum(self.low + (unit + 1) * ((self.high - self.low) / 2), self.high)
@@ -74,8 +84,19 @@ class ActionDoor:
     def from_json(cls, data: dict[str, Any]) -> ActionDoor:
         """The door that `to_json` described."""
         door = cls.__new__(cls)
-        door.discrete, door.bounded, door.unit = bool(data["discrete"]), bool(data["bounded"]), bool(data["unit"])
-        door.dim, door.start, door.dtype = int(data["dim"]), int(data["start"]), np.dtype(data["dtype"])
+        door.discrete, door.bounded, door.unit = (
+            bool(data["discrete"]),
+            bool(data["bounded"]),
+            bool(data["unit"]),
+        )
+        door.dim, door.start, door.dtype = (
+            int(data["dim"]),
+            int(data["start"]),
+            np.dtype(data["dtype"]),
+        )
         if door.bounded:
-            door.low, door.high = np.asarray(data["low"], np.float64), np.asarray(data["high"], np.float64)
+            door.low, door.high = (
+                np.asarray(data["low"], np.float64),
+                np.asarray(data["high"], np.float64),
+            )
         return door

@@ -14,7 +14,13 @@ class MethodEntry(NamedTuple):
 
 
 METHODS: dict[str, MethodEntry] = {
-    "npg": MethodEntry("surefoot.methods.npg", "NPG", "natural policy gradient, fixed or normalised step"),
-    "trpo": MethodEntry("surefoot.methods.trpo", "TRPO", "trust region: mean KL <= max_kl, enforced by line search"),
-    "ppo": MethodEntry("surefoot.methods.ppo", "PPO", "clipped surrogate, minibatch Adam; promises no bound"),
+    "npg": MethodEntry(
+        "surefoot.methods.npg", "NPG", "natural policy gradient, fixed or normalised step"
+    ),
+    "trpo": MethodEntry(
+        "surefoot.methods.trpo", "TRPO", "trust region: mean KL <= max_kl, enforced by line search"
+    ),
+    "ppo": MethodEntry(
+        "surefoot.methods.ppo", "PPO", "clipped surrogate, minibatch Adam; promises no bound"
+    ),
 }

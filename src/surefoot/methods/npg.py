@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from surefoot.checks import UsageError, check_count, check_number
 from surefoot.curvature import conjugate_gradient, damped, gauss_newton, tree_add
 from surefoot.surrogates import Importance, Surrogate
-from surefoot.types import Batch, Info, Key, Penalty, no_penalty
+from surefoot.types import Array, Batch, Info, Key, Penalty, no_penalty
 
 
 @dataclass(frozen=True)

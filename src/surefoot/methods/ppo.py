@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from surefoot.checks import check_number
 from surefoot.sgd import SGD
 from surefoot.surrogates import Clipped, ratio
-from surefoot.types import Batch, Info, Key, Penalty, no_penalty
+from surefoot.types import Array, Batch, Info, Key, Penalty, no_penalty
 
 
 @dataclass(frozen=True)

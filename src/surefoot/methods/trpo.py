@@ -7,12 +7,18 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from surefoot.checks import check_count, check_number
-from surefoot.curvature import backtracking, conjugate_gradient, damped, gauss_newton, tree_dot, tree_scale
+from surefoot.curvature import (
+    backtracking,
+    conjugate_gradient,
+    damped,
+    gauss_newton,
+    tree_dot,
+    tree_scale,
+)
 from surefoot.surrogates import Importance, Surrogate
-from surefoot.types import Batch, Info, Key, Penalty, no_penalty, within
+from surefoot.types import Array, Batch, Info, Key, Penalty, no_penalty, within
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,11 @@ class TRPO:
 
         def accept(p: Any, scale: Array) -> Array:  # improves and stays inside
             gain = L(p) - L_old
-            return (gain > 0) & (gain >= self.min_gain_ratio * scale * slope) & within(KL(p), self.max_kl)
+            return (
+                (gain > 0)
+                & (gain >= self.min_gain_ratio * scale * slope)
+                & within(KL(p), self.max_kl)
+            )
 
         policy, search = backtracking(policy, step, accept, self.backtrack, self.max_backtracks)
         info = {

@@ -64,7 +64,9 @@ def choose(method: str, env: str, name: str | None = None) -> Config[Any, Any]:
 def _named(presets: list[Preset], name: str, method: str) -> Preset:
     table = {p.name: p for p in presets}
     if name not in table:
-        raise UsageError(f"no preset is called {name!r}{nearest(name, table)}; there are none, {', '.join(table)}")
+        raise UsageError(
+            f"no preset is called {name!r}{nearest(name, table)}; there are none, {', '.join(table)}"
+        )
     preset = table[name]
     if method not in preset.methods:
         raise UsageError(f"preset {name} is for {', '.join(preset.methods)}, not for {method}")

@@ -46,9 +46,13 @@ CLASSIC = [
         config=Config(
             method=PPO(
                 clip=0.2,  # RL zoo (there it also falls linearly)
-                sgd=SGD(lr=1e-3, epochs=20, minibatches=1, anneal=True),  # RL zoo: batch 256, 20 epochs, lr 1e-3 linear
+                sgd=SGD(
+                    lr=1e-3, epochs=20, minibatches=1, anneal=True
+                ),  # RL zoo: batch 256, 20 epochs, lr 1e-3 linear
             ),
-            value=ValueFit(SGD(lr=1e-3, epochs=20, minibatches=1, anneal=True)),  # RL zoo: the same passes
+            value=ValueFit(
+                SGD(lr=1e-3, epochs=20, minibatches=1, anneal=True)
+            ),  # RL zoo: the same passes
             steps=100_000,  # RL zoo
             num_envs=8,  # RL zoo
             batch=256,  # RL zoo: 32 steps of 8 environments
@@ -67,7 +71,9 @@ CLASSIC = [
         source="the TRPO preset without its line search",
         config=Config(
             method=NPG(max_kl=0.01, cg_damping=1e-3, cg_iters=15),  # as trpo-cartpole
-            value=ValueFit(SGD(lr=1e-3, epochs=20, minibatches=8, max_grad_norm=None)),  # as trpo-cartpole
+            value=ValueFit(
+                SGD(lr=1e-3, epochs=20, minibatches=8, max_grad_norm=None)
+            ),  # as trpo-cartpole
             steps=100_000,
             num_envs=2,
             batch=1024,
@@ -83,7 +89,9 @@ CLASSIC = [
         source="RL zoo, trpo.yml Pendulum-v1, without its state-dependent exploration; rewards normalised",
         config=Config(
             method=TRPO(),
-            value=ValueFit(SGD(lr=1e-3, epochs=15, minibatches=16, max_grad_norm=None)),  # RL zoo: 15 critic passes
+            value=ValueFit(
+                SGD(lr=1e-3, epochs=15, minibatches=16, max_grad_norm=None)
+            ),  # RL zoo: 15 critic passes
             steps=300_000,  # more than the zoo's 1e5, which counts on state-dependent exploration
             num_envs=2,  # RL zoo
             batch=2048,  # RL zoo: 1024 steps of 2 environments
@@ -97,7 +105,9 @@ CLASSIC = [
         envs=("Pendulum-v1",),
         source="RL zoo, ppo.yml Pendulum-v1, without its state-dependent exploration; rewards normalised",
         config=Config(
-            method=PPO(clip=0.2, sgd=SGD(lr=1e-3, epochs=10, minibatches=64)),  # RL zoo: lr 1e-3, minibatches of 64
+            method=PPO(
+                clip=0.2, sgd=SGD(lr=1e-3, epochs=10, minibatches=64)
+            ),  # RL zoo: lr 1e-3, minibatches of 64
             value=ValueFit(SGD(lr=1e-3, epochs=10, minibatches=64)),
             steps=300_000,  # more than the zoo's 1e5, which counts on state-dependent exploration
             num_envs=4,  # RL zoo
@@ -113,7 +123,9 @@ CLASSIC = [
         envs=("Acrobot-v1", "MountainCar-v0"),
         source="RL zoo, ppo.yml Acrobot-v1",
         config=Config(
-            method=PPO(sgd=SGD(lr=3e-4, epochs=4, minibatches=64)),  # RL zoo: 4 epochs, minibatches of 64
+            method=PPO(
+                sgd=SGD(lr=3e-4, epochs=4, minibatches=64)
+            ),  # RL zoo: 4 epochs, minibatches of 64
             value=ValueFit(SGD(lr=3e-4, epochs=4, minibatches=64)),
             steps=1_000_000,  # RL zoo
             num_envs=16,  # RL zoo
@@ -129,7 +141,9 @@ CLASSIC = [
         source="RL zoo, trpo.yml Acrobot-v1 and MountainCar-v0",
         config=Config(
             method=TRPO(),
-            value=ValueFit(SGD(lr=1e-3, epochs=20, minibatches=16, max_grad_norm=None)),  # RL zoo: 20 critic passes
+            value=ValueFit(
+                SGD(lr=1e-3, epochs=20, minibatches=16, max_grad_norm=None)
+            ),  # RL zoo: 20 critic passes
             steps=100_000,  # RL zoo
             num_envs=2,  # RL zoo
             batch=2048,  # RL zoo: 1024 steps of 2 environments

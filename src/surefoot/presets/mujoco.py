@@ -91,7 +91,9 @@ MUJOCO = [
                     adam_eps=1e-5,  # openai/baselines, CleanRL
                 ),
             ),
-            value=ValueFit(SGD(lr=3e-4, epochs=10, minibatches=32, anneal=True)),  # table 3: the same passes
+            value=ValueFit(
+                SGD(lr=3e-4, epochs=10, minibatches=32, anneal=True)
+            ),  # table 3: the same passes
             num_envs=8,
             batch=2048,  # table 3: horizon 2048
             gamma=0.99,  # table 3

@@ -7,11 +7,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from surefoot.envs.device import DeviceEnv, EnvState
 from surefoot.normalize import RunningStats, moments
-from surefoot.types import Key, Rollout
+from surefoot.types import Array, Key, Rollout
 
 
 class Finished(eqx.Module):
@@ -31,7 +30,12 @@ class Finished(eqx.Module):
 
 
 def collect(
-    env: DeviceEnv, policy: Any, stats: RunningStats | None, state: EnvState, key: Key, num_steps: int
+    env: DeviceEnv,
+    policy: Any,
+    stats: RunningStats | None,
+    state: EnvState,
+    key: Key,
+    num_steps: int,
 ) -> tuple[EnvState, Rollout, RunningStats | None, Finished]:
     """`num_steps` steps of every environment with the policy, observations normalised with frozen statistics."""
     normalize = (lambda x: x) if stats is None else stats.normalize
@@ -42,7 +46,9 @@ def collect(
         nxt, out, (total, length) = env.step(state, action, k_env)
         # Of the observations themselves: normalisation clips an infinite one to a number.
         final: Any = out.final_obs
-        finite = jnp.isfinite(out.reward) & jnp.all(jnp.isfinite(out.obs) & jnp.isfinite(final), axis=-1)
+        finite = jnp.isfinite(out.reward) & jnp.all(
+            jnp.isfinite(out.obs) & jnp.isfinite(final), axis=-1
+        )
         ends = (out.terminated, out.truncated, out.mask)
         return nxt, (state.obs, action, out.reward, *ends, final, total, length, finite)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ SHADOW_WIDTH = 256
 """Widest layer the NumPy actor is used for; above it one jitted call a step is faster."""
 
 
+@runtime_checkable
 class HostEnv(Protocol):
     """N environments outside the device, stepped together."""
 
@@ -44,14 +45,18 @@ class Shadow:
 
     def __init__(self, policy: Any) -> None:
         bodies, head = actor_parts(policy)
-        self._layers = [(np.asarray(la.weight), np.asarray(la.bias)) for body in bodies for la in body.layers]
+        self._layers = [
+            (np.asarray(la.weight), np.asarray(la.bias)) for body in bodies for la in body.layers
+        ]
         self._act = ACTIVATIONS[bodies[0].activation][1]
         self._head = head
         out = head.mean if isinstance(head, GaussianHead) else head.logits
         self._out = (np.asarray(out.weight), np.asarray(out.bias))
         self._buffers: dict[int, list[np.ndarray]] = {}
         self._log_std = (
-            None if not isinstance(head, GaussianHead) or isinstance(head.std, Linear) else self._bound(head.std)
+            None
+            if not isinstance(head, GaussianHead) or isinstance(head.std, Linear)
+            else self._bound(head.std)
         )
 
     def _bound(self, log_std: Any) -> np.ndarray:
@@ -127,7 +132,9 @@ def draw_noise(rng: np.random.Generator, spec: EnvSpec, steps: int) -> np.ndarra
     if not spec.discrete:
         return rng.standard_normal(shape, np.float32)
     # The generator does return 0, once in ten million draws.
-    return -np.log(np.maximum(rng.standard_exponential(shape, np.float32), np.finfo(np.float32).tiny))
+    return -np.log(
+        np.maximum(rng.standard_exponential(shape, np.float32), np.finfo(np.float32).tiny)
+    )
 
 
 class HostCollector:
@@ -140,7 +147,8 @@ class HostCollector:
         self.raw = np.zeros((t + 1, n, spec.obs_dim), np.float64)
         self.obs = np.zeros((t + 1, n, spec.obs_dim), np.float32)
         self.action = np.zeros(
-            (t, n) if spec.discrete else (t, n, spec.action_dim), np.int32 if spec.discrete else np.float32
+            (t, n) if spec.discrete else (t, n, spec.action_dim),
+            np.int32 if spec.discrete else np.float32,
         )
         self.reward = np.zeros((t, n), np.float64)
         self.terminated, self.truncated = np.zeros((t, n), bool), np.zeros((t, n), bool)
@@ -162,7 +170,9 @@ class HostCollector:
         """
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 2, update])))
         noise = draw_noise(rng, self.env.spec, self.num_steps)
-        jax.block_until_ready(policy)  # the update before may still be reading the arrays that are written now
+        jax.block_until_ready(
+            policy
+        )  # the update before may still be reading the arrays that are written now
         actor, normalize = host_actor(policy), HostNormalizer(stats)
         if self.last is None:
             self.last = np.array(self.env.reset(self.seed), np.float64)
@@ -177,7 +187,11 @@ class HostCollector:
                 step = self._step(action, t)
                 raw[t + 1] = step.obs
                 self.reward[t] = step.reward
-                self.terminated[t], self.truncated[t], self.mask[t] = step.terminated, step.truncated, step.mask
+                self.terminated[t], self.truncated[t], self.mask[t] = (
+                    step.terminated,
+                    step.truncated,
+                    step.mask,
+                )
                 self._check(raw[t + 1], self.reward[t], t)
                 normalize(raw[t + 1], obs[t + 1])
                 if final_obs is not None:
@@ -188,7 +202,15 @@ class HostCollector:
         episodes = self._episodes()
         self.steps += int(self.mask.sum())
         reward = self.reward.astype(np.float32)
-        arrays: Any = (obs, self.action, reward, self.terminated, self.truncated, self.mask, final_obs)
+        arrays: Any = (
+            obs,
+            self.action,
+            reward,
+            self.terminated,
+            self.truncated,
+            self.mask,
+            final_obs,
+        )
         rollout = Rollout(*arrays)  # NumPy until the jit
         return rollout, None if stats is None else host_moments(raw[:-1], self.mask), episodes
 
@@ -203,14 +225,20 @@ class HostCollector:
 
     def _check(self, obs: np.ndarray, reward: np.ndarray | None, t: int) -> None:
         zeros = self._zeros
-        total = np.dot(obs.ravel(), zeros) + (0 if reward is None else np.dot(reward, zeros[: len(reward)]))
+        total = np.dot(obs.ravel(), zeros) + (
+            0 if reward is None else np.dot(reward, zeros[: len(reward)])
+        )
         if total == 0:  # 0 * NaN and 0 * inf are NaN
             return
         what, bad = ("observation", obs) if not np.all(np.isfinite(obs)) else ("reward", reward)
-        index = int(np.argwhere(~np.isfinite(np.asarray(bad).reshape(len(obs), -1)).all(axis=1))[0, 0])
+        index = int(
+            np.argwhere(~np.isfinite(np.asarray(bad).reshape(len(obs), -1)).all(axis=1))[0, 0]
+        )
         value = np.asarray(bad).reshape(len(obs), -1)[index]
         value = value[~np.isfinite(value)][0]
-        raise EnvironmentFault(f"{what} is {value} in environment {index} of {self.env.spec.id} at step {self._at(t)}")
+        raise EnvironmentFault(
+            f"{what} is {value} in environment {index} of {self.env.spec.id} at step {self._at(t)}"
+        )
 
     def _episodes(self) -> list[Episode]:
         ended = self.terminated | self.truncated
