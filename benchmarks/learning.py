@@ -1,11 +1,14 @@
-"""Learning curves over seeds: the table of TRPO and PPO, and equal learning beside Stable-Baselines3.
+"""Learning curves over seeds: the table of TRPO and PPO, and equal learning beside
+Stable-Baselines3.
 
-    python benchmarks/learning.py presets --jobs 2     # presets, envpool:, one million steps, seeds 0 to 4
-    python benchmarks/learning.py equal --jobs 2       # the peers' settings, the same 8 Gymnasium environments
-    python benchmarks/learning.py table                # the tables from what is there
+    python benchmarks/learning.py presets --jobs 2     # presets, envpool:, one million steps, seeds
+    0 to 4 python benchmarks/learning.py equal --jobs 2       # the peers' settings, the same 8
+    Gymnasium environments python benchmarks/learning.py table                # the tables from what
+    is there
 
-A line of JSON a finished run goes to benchmarks/results/learning.jsonl; what is there is not run again. Runs are
-one-core processes, pinned, `--jobs` at a time. The peers' lines come from benchmarks/peers/learn_sb3.py.
+A line of JSON a finished run goes to benchmarks/results/learning.jsonl; what is there is not run
+again. Runs are one-core processes, pinned, `--jobs` at a time. The peers' lines come from
+benchmarks/peers/learn_sb3.py.
 """
 
 import os
@@ -35,7 +38,8 @@ WORK = {
 
 
 def configuration(kind: str, method: str, env: str, seed: int):
-    """The settings of a run: a preset's, or the ones benchmarks/peers/learn_sb3.py gives its library."""
+    """The settings of a run: a preset's, or the ones benchmarks/peers/learn_sb3.py gives its
+    library."""
     import dataclasses
 
     from surefoot import PPO, SGD, TRPO, Config, ValueFit
@@ -47,8 +51,8 @@ def configuration(kind: str, method: str, env: str, seed: int):
         sgd = SGD(lr=3e-4, epochs=10, minibatches=32, max_grad_norm=0.5, adam_eps=1e-5)
         record, value, scope = PPO(clip=0.2, sgd=sgd), ValueFit(sgd), "minibatch"
     else:
-        # The peer averages its KL over action dimensions, in the bound and in the Fisher matrix alike: its 0.01 and its
-        # damping of 0.1 are d times that here.
+        # The peer averages its KL over action dimensions, in the bound and in the Fisher matrix
+        # alike: its 0.01 and its damping of 0.1 are d times that here.
         d = ACTION_DIM[env]
         record = TRPO(
             max_kl=0.01 * d, cg_damping=0.1 * d, cg_iters=10, backtrack=0.8, max_backtracks=9

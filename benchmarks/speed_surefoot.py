@@ -2,9 +2,10 @@
 
     python benchmarks/speed_surefoot.py ppo HalfCheetah-v5 --num-envs 8 --updates 60
 
-Everything on: observation and reward normalisation, the ruler, `metrics.jsonl`, `timings.jsonl`, TensorBoard, a live
-panel (drawn on a terminal that is thrown away) and checkpoints. Import, compilation and the first updates are
-excluded. `policy-step` times TRPO's update alone on 2048 rows of 17 -> 6.
+Everything on: observation and reward normalisation, the ruler, `metrics.jsonl`, `timings.jsonl`,
+TensorBoard, a live panel (drawn on a terminal that is thrown away) and checkpoints. Import,
+compilation and the first updates are excluded. `policy-step` times TRPO's update alone on 2048 rows
+of 17 -> 6.
 """
 
 import os

@@ -1,9 +1,11 @@
-"""The speed table: surefoot beside its peers, in turn, in one run on one machine; medians of several processes.
+"""The speed table: surefoot beside its peers, in turn, in one run on one machine; medians of
+several processes.
 
     make bench                      # makes both environments first
     python benchmarks/throughput.py --peers .venvs/peers/bin/python --runs 3
 
-Writes benchmarks/results/throughput.json (every single figure, versions, machine) and prints the table.
+Writes benchmarks/results/throughput.json (every single figure, versions, machine) and prints the
+table.
 """
 
 import argparse
@@ -21,7 +23,8 @@ HERE = Path(__file__).resolve().parent
 OURS = [str(HERE / "speed_surefoot.py")]
 PEER = [str(HERE / "peers" / "speed_sb3.py")]
 
-# name, our arguments, the peer's arguments, the figure, the ratio asked for (peer time / our time, or rate / rate)
+# name, our arguments, the peer's arguments, the figure, the ratio asked for (peer time / our time,
+# or rate / rate)
 PAIRS = [
     ("PPO, HalfCheetah-v5, 8 Gymnasium environments", ["ppo", "HalfCheetah-v5", "--num-envs", "8"], ["ppo", "HalfCheetah-v5"], "steps_per_second", 4.8),
     ("PPO, envpool:HalfCheetah-v5, 64", ["ppo", "envpool:HalfCheetah-v5", "--num-envs", "64", "--updates", "120"], ["ppo", "HalfCheetah-v5"], "steps_per_second", 9.0),
@@ -59,7 +62,8 @@ def command_seconds(command: list[str], env: dict[str, str], until: str | None =
 
 
 def start_up(runs: int) -> dict[str, list[float]]:
-    """Seconds of `surefoot --help`, and of `train` to its first metric line with the compilation cache cold and warm."""
+    """Seconds of `surefoot --help`, and of `train` to its first metric line with the compilation
+    cache cold and warm."""
     surefoot = [sys.executable, "-m", "surefoot"]
     times: dict[str, list[float]] = {"help": [], "cold": [], "warm": []}
     with tempfile.TemporaryDirectory() as name:

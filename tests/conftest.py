@@ -14,10 +14,12 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# Before anything of the package is imported: shapes and types in its signatures are checked while testing.
+# Before anything of the package is imported: shapes and types in its signatures are checked while
+# testing.
 install_import_hook("surefoot", "typecheck.checked")
 
-# Most of the time of the fast tests is compilation, which takes half as long unoptimised. Read when the backend starts.
+# Most of the time of the fast tests is compilation, which takes half as long unoptimised. Read when
+# the backend starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

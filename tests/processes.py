@@ -1,8 +1,9 @@
-"""A small Markov decision process whose every reward, end and value is known, behind the interface of every suite.
+"""A small Markov decision process whose every reward, end and value is known, behind the interface
+of every suite.
 
-An episode has two constants p and q. Its observation is [k, p, q] with k the steps taken in it, so that nothing of one
-episode can pass for another's. What it pays and what it is worth are `reward` and `value`; `reference/episodes.py`
-knows the same and nothing of masks.
+An episode has two constants p and q. Its observation is [k, p, q] with k the steps taken in it, so
+that nothing of one episode can pass for another's. What it pays and what it is worth are `reward`
+and `value`; `reference/episodes.py` knows the same and nothing of masks.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def reward(k: Any, p: Any, q: Any, action: Any) -> Any:
 
 
 def value(k: Any, p: Any, q: Any) -> Any:
-    """What the critic of these tests says of an observation; nowhere zero, not even after an end."""
+    """What the critic of these tests says of an observation; nowhere zero, not even after an
+    end."""
     return 1.5 + 0.3 * k - 0.7 * p + 0.2 * q
 
 
@@ -75,9 +77,11 @@ class Stairs(gymnasium.Env):
 
 
 class Pool:
-    """Environments of a plan behind EnvPool's Gymnasium interface: an end is followed by a step that only resets.
+    """Environments of a plan behind EnvPool's Gymnasium interface: an end is followed by a step
+    that only resets.
 
-    EnvPool itself pays 0 and reports no end on that step. `rubbish` does neither, for adapters that believe it.
+    EnvPool itself pays 0 and reports no end on that step. `rubbish` does neither, for adapters that
+    believe it.
     """
 
     observation_space = SPACE
@@ -108,9 +112,11 @@ class Pool:
 
 @dataclass(frozen=True)
 class DeviceStairs:
-    """The same process as pure functions. Its length p and its q are drawn at reset; the limit is the caller's.
+    """The same process as pure functions. Its length p and its q are drawn at reset; the limit is
+    the caller's.
 
-    p is 1 to 6 where episodes end by themselves, far away where they are only cut, and the limit itself for both.
+    p is 1 to 6 where episodes end by themselves, far away where they are only cut, and the limit
+    itself for both.
     """
 
     kind: str = "mixed"
@@ -164,7 +170,8 @@ class Limit:
 
 
 class OldGymnax:
-    """`DeviceStairs` as a gymnax environment: five values, of which one flag tells ends and cuts alike."""
+    """`DeviceStairs` as a gymnax environment: five values, of which one flag tells ends and cuts
+    alike."""
 
     name = "stairs"
 

@@ -20,7 +20,8 @@ T, N = 9, 4
 
 
 def episode_data(seed=0):
-    """Rewards, values and ends; env 0 terminates, env 1 is cut, env 2 does both at once, env 3 goes on."""
+    """Rewards, values and ends; env 0 terminates, env 1 is cut, env 2 does both at once, env 3 goes
+    on."""
     rng = np.random.default_rng(seed)
     reward, value, next_value = rng.normal(size=(3, T, N))
     terminated, truncated = np.zeros((2, T, N), bool)
@@ -44,7 +45,8 @@ def test_gae_is_the_sum_of_its_errors(x64, gamma, lam):
 def test_gae_at_its_ends(x64):
     """lam = 1 is the Monte-Carlo return minus V, lam = 0 the one-step error."""
     reward, value, next_value, terminated, truncated = episode_data(1)
-    # For the sum of errors to telescope the value of a successor is that of the next row, but where an episode ended.
+    # For the sum of errors to telescope the value of a successor is that of the next row, but where
+    # an episode ended.
     ended = terminated | truncated
     next_value[:-1] = np.where(ended[:-1], next_value[:-1], value[1:])
     data = (reward, value, next_value, terminated, truncated)
@@ -58,7 +60,8 @@ def test_gae_at_its_ends(x64):
 
 
 def test_nothing_crosses_an_end(x64):
-    """Whatever follows an end, advantages before it stay; a cut keeps its own successor's value, an end has none."""
+    """Whatever follows an end, advantages before it stay; a cut keeps its own successor's value, an
+    end has none."""
     data = episode_data(2)
     before = np.asarray(gae_jit(*data, 0.99, 0.95))
     for env, last in ((0, 2), (1, 1), (2, 4)):
@@ -88,7 +91,8 @@ def test_discounted_both_ways(x64):
 
 
 def rollout(same_step, seed=3):
-    """A rollout with an end and a cut; after them comes a fresh episode (same step) or a dead row (next step)."""
+    """A rollout with an end and a cut; after them comes a fresh episode (same step) or a dead row
+    (next step)."""
     rng = np.random.default_rng(seed)
     obs = rng.normal(size=(T + 1, N, tiny.OBS)).astype(np.float32)
     terminated, truncated, mask = (

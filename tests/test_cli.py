@@ -177,7 +177,8 @@ def test_masked_rows_are_not_steps(tmp_path, capsys):
     assert main(["train", "trpo", *QUICK, "--run-dir", "run", "--quiet"]) == 0
     said(capsys)
     metrics = lines(tmp_path / "run" / "metrics.jsonl")
-    # CartPole ends within 64 steps here, so reset rows were masked, and one update more reached the steps asked for.
+    # CartPole ends within 64 steps here, so reset rows were masked, and one update more reached the
+    # steps asked for.
     assert metrics[-1]["env_steps"] < 64 * len(metrics)
     assert metrics[-1]["env_steps"] >= 128 > metrics[-2]["env_steps"]
 

@@ -1,5 +1,6 @@
 # ruff: noqa: E731 (a lambda reads like the formula)
-"""What every method promises, for every distribution; and that every field of every record changes something."""
+"""What every method promises, for every distribution; and that every field of every record changes
+something."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ FAST = {
     ("ppo", "gaussian"),
     ("ppo stop_kl", "categorical"),
 }
-"""Rows of every method and both distributions for the quick run; `make test` goes through the whole table."""
+"""Rows of every method and both distributions for the quick run; `make test` goes through the whole
+table."""
 
 
 def row(name, kind):
@@ -70,7 +72,8 @@ EVERY = pytest.mark.parametrize(
 
 @functools.lru_cache
 def compiled(name, kind):
-    """One compiled function a row, that all tests of the row share, with the policy it starts from."""
+    """One compiled function a row, that all tests of the row share, with the policy it starts
+    from."""
     method = TABLE[name].method
     pi = tiny.policy(kind)
     state = method.init(pi, KEY)
@@ -137,7 +140,8 @@ def test_huge_advantages_leave_everything_finite(name, kind):
 )
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.enforces == "mean_kl"])
 def test_bounds_hold_and_are_not_trivial(name, kind):
-    """In float64 and without slack, on many batches; the median step uses more than half of the bound."""
+    """In float64 and without slack, on many batches; the median step uses more than half of the
+    bound."""
     method = TABLE[name].method
     update, pi, _ = compiled(name, kind)
     in_float64 = lambda d: jax.tree.map(lambda x: np.asarray(x, np.float64), d)
@@ -185,8 +189,9 @@ def test_the_key_is_used_or_not(name, kind):
 
 
 def wide(name, kind):
-    """A row's update in float64, where rounding cannot hide or feign a difference (ten float32 products of conjugate
-    gradient may differ by a percent of the step), with its policy and three batches."""
+    """A row's update in float64, where rounding cannot hide or feign a difference (ten float32
+    products of conjugate gradient may differ by a percent of the step), with its policy and three
+    batches."""
     method = TABLE[name].method
     pi = tiny.policy(kind, dtype=np.float64)
     batches = [tiny.batch(kind, pi, seed=s, masked=4) for s in range(3)]
@@ -230,7 +235,8 @@ def test_float32_parameters_stay_float32_under_x64(x64, name):
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_at_the_old_policy_the_ratio_is_one_and_the_kl_nothing(kind):
-    """Also on minibatches, whose rows go through the network beside other rows, and for a sharp policy."""
+    """Also on minibatches, whose rows go through the network beside other rows, and for a sharp
+    policy."""
     pi = tiny.policy(kind, hidden=(64, 64), head_gain=3.0, log_std_init=-3.0)
     rng = np.random.default_rng(0)
     obs = jnp.asarray(rng.normal(size=(512, tiny.OBS)), jnp.float32)
@@ -382,7 +388,8 @@ NETWORK_CHANGES = {
 
 @pytest.mark.parametrize("field", NETWORK_CHANGES)
 def test_every_field_of_the_networks_changes_the_policy(field):
-    """The floor and the ceiling are seen with a log-sigma beyond them, which training may bring about."""
+    """The floor and the ceiling are seen with a log-sigma beyond them, which training may bring
+    about."""
     base = Networks(hidden=(6,), log_std_init=-0.3)
     extra = {"log_std_min": {"log_std_init": -0.1}, "log_std_max": {"log_std_init": -0.5}}.get(
         field, {}

@@ -1,5 +1,6 @@
 # ruff: noqa: E731 (a lambda reads like the formula)
-"""Fisher products, conjugate gradient and backtracking against dense linear algebra, also where it is singular."""
+"""Fisher products, conjugate gradient and backtracking against dense linear algebra, also where it
+is singular."""
 
 from __future__ import annotations
 

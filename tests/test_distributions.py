@@ -119,7 +119,8 @@ EXTREME_LOGITS = {
 
 @jax.jit
 def everything(a, b):
-    """Every function of two Categoricals, with gradients; the second part must be finite whatever the logits."""
+    """Every function of two Categoricals, with gradients; the second part must be finite whatever
+    the logits."""
     kl = lambda x, y: Categorical(x).kl(Categorical(y))
     entropy = lambda x: Categorical(x).entropy()
     chosen = lambda x: Categorical(x).log_prob(jnp.asarray(1))
@@ -186,7 +187,8 @@ def test_kl_to_itself_is_zero_and_flat(x64):
 
 
 def matrices(kl, fisher, at):
-    """The closed-form Fisher matrix at a point, column by column, and the Hessians of the KL in each argument."""
+    """The closed-form Fisher matrix at a point, column by column, and the Hessians of the KL in
+    each argument."""
 
     @jax.jit
     def all_three(at):
@@ -255,7 +257,8 @@ def test_log_prob_and_entropy(x64):
 
 
 def test_samples_and_modes():
-    """Frequencies of 20000 draws, false-alarm rate below 1e-6 (six deviations); masked actions are never drawn."""
+    """Frequencies of 20000 draws, false-alarm rate below 1e-6 (six deviations); masked actions are
+    never drawn."""
     n = 20000
     logits = np.tile(np.float32([0.0, 1.0, -INF, -1.0]), (n, 1))
     drawn = np.bincount(np.asarray(Categorical(logits).sample(jax.random.key(0))), minlength=4) / n

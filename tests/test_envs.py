@@ -1,4 +1,5 @@
-"""The door to environments: names, spaces, actions, seeds, and what is said when something is wrong."""
+"""The door to environments: names, spaces, actions, seeds, and what is said when something is
+wrong."""
 
 from __future__ import annotations
 
@@ -635,7 +636,8 @@ class TestEnvPool:
             stream(envs.make("envpool:CartPole-v1", 4, seed), seed) for seed in (7, 7, 8)
         )
         np.testing.assert_array_equal(one, again)
-        # EnvPool by itself counts up from one seed: neighbouring runs would share all streams but one.
+        # EnvPool by itself counts up from one seed: neighbouring runs would share all streams but
+        # one.
         assert len({tuple(x) for x in np.concatenate([one[0], other[0]])}) == 8
 
     def test_the_seed_of_reset_is_the_one_that_counts(self):
@@ -655,7 +657,8 @@ class TestEnvPool:
 
 
 def cartpole_after(obs, action):
-    """CartPole's equations (Barto, Sutton and Anderson, 1983), float64: the next observation and whether it fell."""
+    """CartPole's equations (Barto, Sutton and Anderson, 1983), float64: the next observation and
+    whether it fell."""
     x, dx, theta, dtheta = obs.astype(np.float64)
     force = 10.0 if action == 1 else -10.0
     push = (force + 0.05 * dtheta**2 * np.sin(theta)) / 1.1
@@ -684,7 +687,8 @@ def pendulum_after(obs, action):
 )
 @pytest.mark.parametrize("steps", [33, 40])
 def test_envpools_own_tasks_recomputed(name, after, limit, steps, x64):
-    """Rows, ends and advantages follow from the equations of motion and a count of steps, whatever the mask says."""
+    """Rows, ends and advantages follow from the equations of motion and a count of steps, whatever
+    the mask says."""
     import jax
     import jax.numpy as jnp
 

@@ -1,4 +1,5 @@
-"""Environments that are pure functions: equal to Gymnasium's step by step, probes as told, gymnax as installed."""
+"""Environments that are pure functions: equal to Gymnasium's step by step, probes as told, gymnax
+as installed."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def balance(obs):
 
 
 def follow(name, actions, rtol, atol, exact=True):
-    """Steps both through whole episodes with the same actions; returns what ended each, as Gymnasium says."""
+    """Steps both through whole episodes with the same actions; returns what ended each, as
+    Gymnasium says."""
     env = one(name)
     state = jax.jit(env.reset)(KEY)
     twin, ends, fresh = None, [], True

@@ -1,4 +1,5 @@
-"""Where episodes end: every suite against the closed form of a process whose values are known, with no row to spare."""
+"""Where episodes end: every suite against the closed form of a process whose values are known, with
+no row to spare."""
 
 from __future__ import annotations
 
@@ -167,7 +168,8 @@ def judge_rollout(seen):
 
 
 def judge_batch(seen, rollout, rtol=1e-6, atol=1e-9):
-    """What an update sees: advantages and targets of the steps there were, their number and their mean."""
+    """What an update sees: advantages and targets of the steps there were, their number and their
+    mean."""
     want = seen.expected
     batch, scaled = batch_of(rollout, seen.policy)
     scaled = np.asarray(scaled)
@@ -302,7 +304,8 @@ def test_reward_scaling_counts_steps_only(suite, x64):
 
 @pytest.mark.parametrize("suite", ["in process", "disabled"])
 def test_moments_count_steps_only(suite):
-    """Only observations something was done in move the statistics: no true successor, no reset row."""
+    """Only observations something was done in move the statistics: no true successor, no reset
+    row."""
     collector = HostCollector(HOST[suite](Plan()), 9, 0)
     policy, _ = Networks(hidden=(4,)).init(collector.env.spec, 0)
     rollout, seen, _ = collector.collect(policy, RunningStats.empty((3,)), 0)

@@ -33,7 +33,8 @@ def run(method, pi, batch, **options):
 
 @pytest.mark.parametrize("kind", ["categorical", "gaussian"])
 def test_trpo_at_its_first_candidate_is_npg(kind):
-    """Bit for bit, operation by operation; compiled, a multiplication and an addition may be rounded together."""
+    """Bit for bit, operation by operation; compiled, a multiplication and an addition may be
+    rounded together."""
     pi = tiny.policy(kind)
     batch = tiny.batch(kind, pi, masked=3)
     trpo, _, info = run(TRPO(max_kl=0.01), pi, batch)

@@ -37,7 +37,8 @@ def modules():
 
 
 def imported(path, parts):
-    """Parts of every surefoot module that a file imports, wherever in the file; annotations are imports too."""
+    """Parts of every surefoot module that a file imports, wherever in the file; annotations are
+    imports too."""
     out = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = []

@@ -35,7 +35,8 @@ ALGORITHMS = {
 
 
 def rollout(kind="categorical", seed=0, dead=True):
-    """Next-step rollout of two environments; env 0 terminates at row 3 and row 4 is only a reset."""
+    """Next-step rollout of two environments; env 0 terminates at row 3 and row 4 is only a
+    reset."""
     rng = np.random.default_rng(seed)
     terminated, mask = np.zeros((T, N), bool), np.ones((T, N), bool)
     if dead:
@@ -71,8 +72,8 @@ def seen(r):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_three_updates_one_trace(name):
-    """From NumPy leaves to jax ones, with types that are weak or not: the second update reuses the first's code. An
-    equal record built again does too, and a changed field does not."""
+    """From NumPy leaves to jax ones, with types that are weak or not: the second update reuses the
+    first's code. An equal record built again does too, and a changed field does not."""
     algo, ts = ALGORITHMS[name], start(name)
     before = train.TRACES["learn"]
     first = None
@@ -91,7 +92,8 @@ def test_three_updates_one_trace(name):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_rows_that_do_not_count_have_no_influence(name):
-    """A reset row's reward and action mean nothing, for the update and for the statistics of observations."""
+    """A reset row's reward and action mean nothing, for the update and for the statistics of
+    observations."""
     r = rollout()
     spoilt = dataclasses.replace(
         r,
@@ -161,7 +163,8 @@ def test_after_a_nan_training_goes_on(name):
 
 
 def test_statistics_move_only_after_the_update():
-    """The update sees rewards scaled with this rollout's statistics but observations as they were collected."""
+    """The update sees rewards scaled with this rollout's statistics but observations as they were
+    collected."""
     ts, r = start("trpo"), rollout()
     new, _ = learn_jit(ALGORITHMS["trpo"], ts, r, seen(r))
     rows = np.asarray(r.obs[:-1])[np.asarray(r.mask)]

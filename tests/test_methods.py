@@ -1,5 +1,6 @@
 # ruff: noqa: E731 (a lambda reads like the formula)
-"""TRPO, NPG and PPO in float64 against slow NumPy versions on networks of fewer than 100 parameters."""
+"""TRPO, NPG and PPO in float64 against slow NumPy versions on networks of fewer than 100
+parameters."""
 
 from __future__ import annotations
 
@@ -27,8 +28,10 @@ from surefoot.surrogates import Clipped, Importance
 from surefoot.types import within
 
 SCALE = 1e6
-"""Advantages are this large where steps of solved systems are compared: conjugate gradient stops at |r|^2 = 1e-10, and
-against a gradient of 1e6 that is as good as a dense solve. Step lengths do not depend on it, but NPG's fixed one."""
+"""Advantages are this large where steps of solved systems are compared: conjugate gradient stops at
+|r|^2 = 1e-10, and against a gradient of 1e6 that is as good as a dense solve. Step lengths do not
+depend on it, but
+NPG's fixed one."""
 
 
 def net_of(kind):
@@ -39,7 +42,8 @@ def net_of(kind):
 
 
 def setting(kind, scale=1.0, rows=14, seed=0):
-    """Policy, batch (3 rows of which do not count and hold rubbish), reference network, parameter vector, data."""
+    """Policy, batch (3 rows of which do not count and hold rubbish), reference network, parameter
+    vector, data."""
     pi = tiny.policy(kind, seed=seed, dtype=np.float64)
     batch = tiny.batch(kind, pi, seed=seed + 1, rows=rows + 3, masked=3, scale=scale)
     return (
@@ -53,7 +57,8 @@ def setting(kind, scale=1.0, rows=14, seed=0):
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_the_reference_differentiates_itself(kind):
-    """Scores by hand equal complex steps, and the reference's surrogate gradient equals one of its surrogate."""
+    """Scores by hand equal complex steps, and the reference's surrogate gradient equals one of its
+    surrogate."""
     rng = np.random.default_rng(0)
     net = net_of(kind)
     theta = rng.normal(size=net.size) * 0.5
@@ -187,7 +192,8 @@ def test_npg_steps(x64, kind):
 
 
 def check_ppo(kind, fields, sgd, steps, normalize):
-    """Steps with Adam, clipped gradient and shuffled rows; then an update more with the optimiser's state."""
+    """Steps with Adam, clipped gradient and shuffled rows; then an update more with the optimiser's
+    state."""
     pi, batch, net, theta, data = setting(kind, rows=16)
     batch = batch.take(jnp.flatnonzero(batch.mask, size=16))
     batch = dataclasses.replace(batch, standardize_minibatch=normalize)
@@ -207,7 +213,8 @@ def check_ppo(kind, fields, sgd, steps, normalize):
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_four_ppo_steps(x64, kind):
-    """Large enough steps for the clip to bite, small enough a norm for the gradient to be clipped."""
+    """Large enough steps for the clip to bite, small enough a norm for the gradient to be
+    clipped."""
     check_ppo(
         kind,
         {"clip": 0.1},
@@ -237,7 +244,8 @@ def test_more_ppo_steps(x64, kind):
 
 
 def test_ppo_stops_on_the_kl_of_the_whole_batch(x64):
-    """After the first epoch at whose end the mean KL(old || new) is above `stop_kl`, in the reference's numbers."""
+    """After the first epoch at whose end the mean KL(old || new) is above `stop_kl`, in the
+    reference's numbers."""
     kind, sgd = "gaussian", SGD(lr=0.01, epochs=8, minibatches=2)
     pi, batch, net, old, data = setting(kind, rows=16)
     key = jax.random.key(3)

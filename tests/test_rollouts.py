@@ -1,4 +1,5 @@
-"""Collection: the NumPy actor is the jax actor, noise is what it says, and rollouts hold what was done and seen."""
+"""Collection: the NumPy actor is the jax actor, noise is what it says, and rollouts hold what was
+done and seen."""
 
 from __future__ import annotations
 
@@ -166,7 +167,7 @@ def test_noise_depends_on_seed_and_update_alone():
     policy, _ = Networks(hidden=(4,)).init(stairs().spec, 0)
     run = lambda seed, update: (
         copied(HostCollector(stairs(), 20, seed).collect(policy, None, update)[0]).action
-    )  # noqa: E731
+    )
     np.testing.assert_array_equal(run(1, 5), run(1, 5))
     assert (run(1, 5) != run(1, 6)).any() and (run(1, 5) != run(2, 5)).any()
 
@@ -179,7 +180,8 @@ def ratios(policy, rollout, actor_action):
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
 def test_host_rollouts_are_what_the_policy_did(name):
-    """Observations are stored as they were acted on, normalised with the statistics the rollout began with."""
+    """Observations are stored as they were acted on, normalised with the statistics the rollout
+    began with."""
     env = make(name, 3)
     policy, _ = Networks(hidden=(16,), head_gain=1.0).init(env.spec, 0)
     rng = np.random.default_rng(0)
@@ -222,7 +224,8 @@ def test_host_rollouts_are_what_the_policy_did(name):
 
 
 def test_host_rollouts_join():
-    """The last row of one is the first of the next, and a rollout of 12 is two of 6 in the same process."""
+    """The last row of one is the first of the next, and a rollout of 12 is two of 6 in the same
+    process."""
     policy, _ = Networks(hidden=(4,)).init(stairs().spec, 0)
     collector = HostCollector(stairs(), 6, 1)
     a, b = (copied(collector.collect(policy, None, u)[0]) for u in range(2))
@@ -244,7 +247,8 @@ collect_jit = jax.jit(collect, static_argnums=(0, 5))
 
 
 def test_device_rollouts_are_what_the_policy_did():
-    """The same keys, one step at a time: normalised with frozen statistics, drawn by the policy, stored unclipped."""
+    """The same keys, one step at a time: normalised with frozen statistics, drawn by the policy,
+    stored unclipped."""
     env = DeviceEnv(Pendulum(max_episode_steps=7), 4)
     policy, _ = Networks(hidden=(16,), head_gain=1.0).init(env.spec, 0)
     frozen = RunningStats(np.float32(50), np.float32([0.3, -0.2, 1.0]), np.float32([20, 30, 900]))
@@ -289,7 +293,8 @@ def test_device_rollouts_are_what_the_policy_did():
 
 @dataclasses.dataclass(frozen=True)
 class Sick(DeviceStairs):
-    """Pays infinity at the first step of an episode and shows it at the third, which is its last."""
+    """Pays infinity at the first step of an episode and shows it at the third, which is its
+    last."""
 
     kind: str = "truncated"
 

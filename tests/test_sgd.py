@@ -44,8 +44,8 @@ def test_all_orders_are_equally_likely(rows):
 
 @pytest.mark.parametrize("rows", [4096, 4100])
 def test_rows_land_everywhere(rows):
-    """Both ways of sorting: where the rows of each sixteenth land, in sixteenths (chi-square, false alarm 1e-7), and
-    the rank correlation of row and place (six deviations)."""
+    """Both ways of sorting: where the rows of each sixteenth land, in sixteenths (chi-square, false
+    alarm 1e-7), and the rank correlation of row and place (six deviations)."""
     epochs, cells = 24, 16
     out = np.asarray(shuffles(jax.random.key(1), epochs, rows))[:, : rows // cells * cells]
     place = np.broadcast_to(np.arange(out.shape[1]) * cells // out.shape[1], out.shape)

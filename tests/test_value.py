@@ -73,7 +73,8 @@ def test_the_shared_critic_pays_through_the_penalty():
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_entropy_bonus_and_its_gradient(kind):
-    """The gradient of minus coef times the mean entropy: checked along a line by differences, masked rows excluded."""
+    """The gradient of minus coef times the mean entropy: checked along a line by differences,
+    masked rows excluded."""
     pi = tiny.policy(kind)
     batch: Batch = tiny.batch(kind, pi, masked=5)
     bonus = EntropyBonus(0.3)

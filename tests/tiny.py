@@ -18,7 +18,8 @@ OBS, ACTIONS, HIDDEN = 3, 2, 6
 
 
 def spec(kind: str) -> EnvSpec:
-    """A one-environment spec with 3 observations and 2 actions (3 choices where they are discrete)."""
+    """A one-environment spec with 3 observations and 2 actions (3 choices where they are
+    discrete)."""
     discrete = kind == "categorical"
     return EnvSpec("tiny", "probe", 1, OBS, ACTIONS + discrete, discrete)
 
@@ -42,7 +43,8 @@ def policy(kind: str, seed: int = 0, dtype: Any = np.float32, **fields: Any) -> 
 def batch(
     kind: str, pi: Any, seed: int = 1, rows: int = 24, masked: int = 0, scale: float = 1.0
 ) -> Batch:
-    """A batch under the policy `pi`, in its own precision; `masked` rows, spread out, do not count."""
+    """A batch under the policy `pi`, in its own precision; `masked` rows, spread out, do not
+    count."""
     rng = np.random.default_rng(seed)
     dtype = jax.tree.leaves(pi)[0].dtype
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)
@@ -88,7 +90,8 @@ def rubbish(b: Batch, size: float = 1e6) -> Batch:
 
 
 def rows_of(b: Batch) -> list[tuple[Any, ...]]:
-    """The rows that count, as the references take them: (state, action, log-probability, advantage)."""
+    """The rows that count, as the references take them: (state, action, log-probability,
+    advantage)."""
     fields = [np.asarray(x) for x in (b.obs, b.action, b.log_prob, b.advantage)]
     return [tuple(f[i] for f in fields) for i in np.flatnonzero(np.asarray(b.mask))]
 

@@ -1,6 +1,8 @@
-"""How annotations are checked while testing: shapes by jaxtyping, the rest by beartype, whole numbers serving as numbers.
+"""How annotations are checked while testing: shapes by jaxtyping, the rest by beartype, whole
+numbers serving as numbers.
 
-Records that check their own fields are left to do so: a wrong value must meet their one line, not a type checker's.
+Records that check their own fields are left to do so: a wrong value must meet their one line, not a
+type checker's.
 """
 
 from typing import Any

@@ -1,8 +1,9 @@
 """Train a peer (Stable-Baselines3 PPO or sb3-contrib TRPO) for the equal-learning comparison.
 
-Runs in the peers' own environment (see benchmarks/README.md). One line of JSON a run is appended to the results
-file; a run that is already there is skipped. Settings are the classic configuration: 2048 steps an update from 8
-Gymnasium environments, 64x64 tanh, observation and reward normalisation on.
+Runs in the peers' own environment (see benchmarks/README.md). One line of JSON a run is appended to
+the results file; a run that is already there is skipped. Settings are the classic configuration:
+2048 steps an update from 8 Gymnasium environments, 64x64 tanh, observation and reward normalisation
+on.
 
     python benchmarks/peers/learn_sb3.py --method ppo --env HalfCheetah-v5 --seeds 0 1 2 3 4
 """

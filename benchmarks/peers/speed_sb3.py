@@ -2,8 +2,9 @@
 
     python benchmarks/peers/speed_sb3.py ppo HalfCheetah-v5 --updates 12
 
-Runs in the peers' own environment. Import, construction and the first updates are excluded. One torch thread, which is
-faster here than two. `policy-step` times the policy part of one sb3-contrib TRPO update on 2048 rows of 17 -> 6.
+Runs in the peers' own environment. Import, construction and the first updates are excluded. One
+torch thread, which is faster here than two. `policy-step` times the policy part of one sb3-contrib
+TRPO update on 2048 rows of 17 -> 6.
 """
 
 import argparse

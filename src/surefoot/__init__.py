@@ -1,4 +1,5 @@
-"""surefoot: trust-region policy optimisation. Names are imported when first used, so that `import surefoot` is quick."""
+"""surefoot: trust-region policy optimisation. Names are imported when first used, so that `import
+surefoot` is quick."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # A submodule of the same name (build, evaluate) may have been imported before: the function is what is meant.
+    # A submodule of the same name (build, evaluate) may have been imported before: the function is
+    # what is meant.
     if name not in _HOMES:
         raise AttributeError(f"module 'surefoot' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"surefoot.{_HOMES[name]}"), name)

@@ -23,7 +23,8 @@ def discounted(
     start: Float[Array, " N"],
     reverse: bool = False,
 ) -> Array:
-    """y[t] = x[t] + rate[t] y[t-1] with y[-1] = start (or from the end, with y[t+1], if `reverse`)."""
+    """y[t] = x[t] + rate[t] y[t-1] with y[-1] = start (or from the end, with y[t+1], if
+    `reverse`)."""
 
     def step(y: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         y = row[1] + row[0] * y
@@ -43,8 +44,9 @@ def gae(
 ) -> Float[Array, "T N"]:
     """Generalised advantage estimation (Schulman et al., 2016, eq. 16).
 
-    `next_value` is the value of the true successor, also where an episode was cut short: termination bootstraps with
-    zero, truncation with that value, and neither lets the recursion cross into the next episode.
+    `next_value` is the value of the true successor, also where an episode was cut short:
+    termination bootstraps with zero, truncation with that value, and neither lets the recursion
+    cross into the next episode.
     """
     delta = reward + gamma * jnp.where(terminated, 0, next_value) - value
     rate = gamma * lam * (1 - (terminated | truncated).astype(value.dtype))
@@ -52,7 +54,8 @@ def gae(
 
 
 def successor_values(rollout: Rollout, value: Callable[[Any], Array]) -> tuple[Array, Array]:
-    """V of every row and of its true successor, both [T, N], from as few forward passes as the suite allows."""
+    """V of every row and of its true successor, both [T, N], from as few forward passes as the
+    suite allows."""
     values = value(rollout.obs)
     if rollout.final_obs is None:
         return values[:-1], values[1:]
@@ -69,7 +72,8 @@ class GAE:
     lam: float = 0.95
     """Lambda: 0 is the one-step error, 1 the Monte-Carlo return minus V."""
     normalize: Literal["batch", "minibatch", "none"] = "batch"
-    """Advantages to mean 0, deviation 1: over the batch, again over each minibatch, or not at all."""
+    """Advantages to mean 0, deviation 1: over the batch, again over each minibatch, or not at
+    all."""
 
     def __post_init__(self) -> None:
         check_number(self, "gamma", low=0, high=1)
@@ -112,6 +116,7 @@ class GAE:
         )
         if self.normalize == "none":
             return batch
-        # Standardising a part of what is standardised is standardising the part: full-batch methods under
-        # "minibatch" therefore see the batch's own scale, and minibatch methods the minibatch's.
+        # Standardising a part of what is standardised is standardising the part: full-batch methods
+        # under "minibatch" therefore see the batch's own scale, and minibatch methods the
+        # minibatch's.
         return eqx.tree_at(lambda b: b.advantage, batch, standardize(batch, batch.advantage))

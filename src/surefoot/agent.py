@@ -64,12 +64,14 @@ class TrustReport:
 class Agent:
     """A policy, its critic, and all that training needs to go on.
 
-    `method` is a record such as `TRPO(max_kl=0.01)` or a name such as "trpo"; `env` is an id ("HalfCheetah-v5",
-    "envpool:Hopper-v5", "jax:CartPole-v1"), a Gymnasium environment, a vector environment, or a function that makes
-    one. Settings not given come from the preset that fits method and environment; `preset="none"` takes the bare
-    defaults. `callback(agent)` is called after every update and stops training by returning False.
+    `method` is a record such as `TRPO(max_kl=0.01)` or a name such as "trpo"; `env` is an id
+    ("HalfCheetah-v5", "envpool:Hopper-v5", "jax:CartPole-v1"), a Gymnasium environment, a vector
+    environment, or a function that makes one. Settings not given come from the preset that fits
+    method and environment; `preset="none"` takes the bare defaults. `callback(agent)` is called
+    after every update and stops training by returning False.
 
-    Raises `UsageError` for settings that cannot be used, `EnvironmentFault` where an environment cannot be made.
+    Raises `UsageError` for settings that cannot be used, `EnvironmentFault` where an environment
+    cannot be made.
 
     >>> from surefoot import Agent, TRPO
     >>> agent = Agent(TRPO(max_kl=0.01), "jax:CartPole-v1", num_envs=4, num_steps=32).learn(256)
@@ -176,10 +178,12 @@ class Agent:
     # Training.
 
     def learn(self, steps: int, sinks: Sequence[Sink] | None = None) -> Agent:
-        """Train for at least `steps` more environment steps, in whole updates; schedules run over the first call's.
+        """Train for at least `steps` more environment steps, in whole updates; schedules run over
+        the first call's.
 
-        Without `sinks` a panel is shown on a terminal, and nothing elsewhere. Raises `EnvironmentFault` where the
-        environment fails; the agent then holds the state before the failing update.
+        Without `sinks` a panel is shown on a terminal, and nothing elsewhere. Raises
+        `EnvironmentFault` where the environment fails; the agent then holds the state before the
+        failing update.
         """
         check = dataclasses.replace(self.config, steps=steps)
         if not self._scheduled:
@@ -260,9 +264,11 @@ class Agent:
     # Acting.
 
     def predict(self, obs: Any, state: None = None, deterministic: bool = True) -> tuple[Any, None]:
-        """Actions for raw observations [obs_dim] or [N, obs_dim], in the environment's units, and the next state.
+        """Actions for raw observations [obs_dim] or [N, obs_dim], in the environment's units, and
+        the next state.
 
-        The state is for recurrent policies and always None here. Not deterministic means sampled from the policy.
+        The state is for recurrent policies and always None here. Not deterministic means sampled
+        from the policy.
         """
         raw = np.asarray(obs, np.float64)
         require(raw.shape[-1:] == (self.spec.obs_dim,) and raw.ndim in (1, 2), self, "obs", raw.shape, f"[{self.spec.obs_dim}] or [N, {self.spec.obs_dim}]")  # fmt: skip
@@ -295,8 +301,9 @@ class Agent:
     def save(self, folder: str | Path) -> Path:
         """Write the agent as a folder that `Agent.load`, `surefoot eval` and `surefoot watch` read.
 
-        `config.json` and `checkpoints/<update>/`; a checkpoint already there is kept. Raises `UsageError` where the
-        folder holds an agent with other settings, `EnvironmentFault` where the disk refuses.
+        `config.json` and `checkpoints/<update>/`; a checkpoint already there is kept. Raises
+        `UsageError` where the folder holds an agent with other settings, `EnvironmentFault` where
+        the disk refuses.
         """
         folder = Path(folder)
         path = folder / "config.json"
@@ -331,9 +338,9 @@ class Agent:
     ) -> Agent:
         """The agent of a saved folder or a run, at its newest whole checkpoint.
 
-        `env` replaces the environment by name, and is needed where that was an object. Environments are made when
-        first needed, and begin new episodes. Raises `UsageError` where there is no run, `EnvironmentFault` where no
-        checkpoint is whole.
+        `env` replaces the environment by name, and is needed where that was an object. Environments
+        are made when first needed, and begin new episodes. Raises `UsageError` where there is no
+        run, `EnvironmentFault` where no checkpoint is whole.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -365,7 +372,8 @@ def _settle(
     config: Config[Any, Any] | None,
     given: dict[str, Any],
 ) -> Config[Any, Any]:
-    """The configuration of an agent: a given one or a preset's, with what was given by name on top."""
+    """The configuration of an agent: a given one or a preset's, with what was given by name on
+    top."""
     name = method if isinstance(method, str) else method_name(method)
     env_name = env if isinstance(env, str) else _plain_id(env)
     if config is None:
@@ -437,7 +445,8 @@ def environment() -> dict[str, Any]:
 
 
 def code_state() -> dict[str, Any] | None:
-    """Commit of the checkout this package runs from and whether it was changed; None for an installed package."""
+    """Commit of the checkout this package runs from and whether it was changed; None for an
+    installed package."""
     import subprocess
 
     root = Path(__file__).resolve().parents[2]

@@ -1,4 +1,5 @@
-"""`build`: a method on device environments as two pure functions, one line from `vmap` over seeds."""
+"""`build`: a method on device environments as two pure functions, one line from `vmap` over
+seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from surefoot import envs
 from surefoot.checks import UsageError
@@ -37,11 +37,12 @@ def build(
     steps: int = 1_000_000,
     config: Config[Any, Any] | None = None,
 ) -> tuple[Callable[[Key], RunState], Callable[[RunState, int], tuple[RunState, dict[str, Any]]]]:
-    """`init(key) -> state` and `iterate(state, n) -> state, log` for a method on `jax:`, `gymnax:` or `probe:`.
+    """`init(key) -> state` and `iterate(state, n) -> state, log` for a method on `jax:`, `gymnax:`
+    or `probe:`.
 
-    `log` holds every column of the ruler as [n], and `episode_return`, the mean over episodes that ended in that
-    update (NaN if none did). Both are pure: `jax.vmap(init)(keys)` is many seeds. Schedules run over `steps`.
-    Raises `UsageError` for environments on the host.
+    `log` holds every column of the ruler as [n], and `episode_return`, the mean over episodes that
+    ended in that update (NaN if none did). Both are pure: `jax.vmap(init)(keys)` is many seeds.
+    Schedules run over `steps`. Raises `UsageError` for environments on the host.
 
     >>> import jax, surefoot as sf
     >>> init, iterate = sf.build(sf.TRPO(), "jax:CartPole-v1", num_envs=4, num_steps=16)

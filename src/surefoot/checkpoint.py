@@ -1,7 +1,8 @@
-"""Checkpoints: a folder of arrays (safetensors), state (JSON) and a manifest of sizes and hashes. No pickle.
+"""Checkpoints: a folder of arrays (safetensors), state (JSON) and a manifest of sizes and hashes.
+No pickle.
 
-Written under a temporary name, synced and renamed, so that a folder under its final name is whole. Arrays go by the
-path of the leaf in the state; nothing in a checkpoint names code.
+Written under a temporary name, synced and renamed, so that a folder under its final name is whole.
+Arrays go by the path of the leaf in the state; nothing in a checkpoint names code.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def _sync(folder: Path) -> None:
 
 
 def save(folder: Path, tree: Any, state: dict[str, Any]) -> Path:
-    """Write a checkpoint under `folder`, whole or not at all; an existing folder of that name is kept as it is.
+    """Write a checkpoint under `folder`, whole or not at all; an existing folder of that name is
+    kept as it is.
 
     Raises `EnvironmentFault` where the disk refuses; nothing is then left under the final name.
     """
@@ -119,7 +121,8 @@ def save(folder: Path, tree: Any, state: dict[str, Any]) -> Path:
 
 
 def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and state of a checkpoint, checked against its manifest. Raises `DamagedCheckpoint` naming the file."""
+    """Arrays and state of a checkpoint, checked against its manifest. Raises `DamagedCheckpoint`
+    naming the file."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         files = manifest["files"]
@@ -148,7 +151,8 @@ def _checked(path: Path, entry: Any) -> bytes:
 def newest(run: Path) -> tuple[Path, list[str]]:
     """The newest checkpoint of a run that is whole, and what is wrong with those passed over.
 
-    Raises `UsageError` where there is no run, `EnvironmentFault` where no checkpoint of it is whole.
+    Raises `UsageError` where there is no run, `EnvironmentFault` where no checkpoint of it is
+    whole.
     """
     folder = run / "checkpoints"
     if not folder.is_dir():

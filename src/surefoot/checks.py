@@ -1,4 +1,5 @@
-"""Range checks for the fields of records, with the field, the value and what is allowed in the message."""
+"""Range checks for the fields of records, with the field, the value and what is allowed in the
+message."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def check_number(
 def check_count(
     record: object, field: str, *, low: int = 1, high: int | None = None, optional: bool = False
 ) -> None:
-    """Check that a field is a whole number of at least `low` (and at most `high`). Raises `UsageError`."""
+    """Check that a field is a whole number of at least `low` (and at most `high`). Raises
+    `UsageError`."""
     value = getattr(record, field)
     if value is None and optional:
         return

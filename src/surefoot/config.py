@@ -37,7 +37,8 @@ class Config(Generic[M, V]):
     env: str = "CartPole-v1"
     """Environment: a Gymnasium id, or envpool:ID, jax:ID, gymnax:ID, probe:ID."""
     steps: int = 1_000_000
-    """Environment steps to train for; a run takes the smallest whole number of updates that reaches them."""
+    """Environment steps to train for; a run takes the smallest whole number of updates that reaches
+    them."""
     seed: int = 0
     """Seed of parameters, environments and noise."""
     num_envs: int = 8
@@ -47,7 +48,8 @@ class Config(Generic[M, V]):
     batch: int = 2048
     """Environment steps an update, where num_steps is not given."""
     workers: int = 0
-    """Worker processes for Gymnasium environments: 0 steps them in this process, else as many as num_envs."""
+    """Worker processes for Gymnasium environments: 0 steps them in this process, else as many as
+    num_envs."""
     gamma: float = 0.99
     """Discount."""
     lam: float = 0.95
@@ -55,9 +57,11 @@ class Config(Generic[M, V]):
     normalize_advantage: Literal["batch", "minibatch", "none"] = "batch"
     """Scope over which advantages are standardised."""
     normalize_obs: bool = True
-    """Whether observations are normalised by running mean and deviation, frozen within an update, clipped to 10."""
+    """Whether observations are normalised by running mean and deviation, frozen within an update,
+    clipped to 10."""
     normalize_reward: bool = True
-    """Whether rewards are divided by the running deviation of the discounted return, clipped to 10."""
+    """Whether rewards are divided by the running deviation of the discounted return, clipped to
+    10."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     networks: Networks = Networks()
@@ -146,12 +150,14 @@ def method_class(name: str) -> type[Any]:
 
 
 def method_name(method: Any) -> str:
-    """The lower-case name of a method's record; its class name in lower case for one that is not in the table."""
+    """The lower-case name of a method's record; its class name in lower case for one that is not in
+    the table."""
     names = {entry.record: name for name, entry in METHODS.items()}
     return names.get(type(method).__name__, type(method).__name__.lower())
 
 
-# JSON: a record is an object with its kind under "type"; kinds come from this closed table, never from an import path.
+# JSON: a record is an object with its kind under "type"; kinds come from this closed table, never
+# from an import path.
 
 
 def _kinds() -> dict[str, type[Any]]:
@@ -160,7 +166,8 @@ def _kinds() -> dict[str, type[Any]]:
 
 
 def to_json(value: Any) -> Any:
-    """A record, or what its fields hold, as JSON data; infinite numbers become the strings "inf" and "-inf"."""
+    """A record, or what its fields hold, as JSON data; infinite numbers become the strings "inf"
+    and "-inf"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return fields if isinstance(value, Config) else {"type": type(value).__name__} | fields
@@ -246,7 +253,8 @@ def accepts(hint: Any, kind: type[Any]) -> bool:
 
 
 def read_config(path: Any) -> Config[Any, Any]:
-    """The configuration in a `config.json` of a run, or in a file of settings alone. Raises `UsageError`."""
+    """The configuration in a `config.json` of a run, or in a file of settings alone. Raises
+    `UsageError`."""
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:

@@ -1,4 +1,5 @@
-"""What a person sees while a run goes on: a panel on a terminal, one plain line an update elsewhere."""
+"""What a person sees while a run goes on: a panel on a terminal, one plain line an update
+elsewhere."""
 
 from __future__ import annotations
 
@@ -111,7 +112,8 @@ class PlainLines(_View):
 
 
 class Panel(_View):
-    """A live panel: return, trust region, step, and where the run is saved; drawn at most twice a second."""
+    """A live panel: return, trust region, step, and where the run is saved; drawn at most twice a
+    second."""
 
     def __init__(
         self,

@@ -16,7 +16,8 @@ Product = Callable[[Any], Any]
 
 def tree_dot(a: Any, b: Any) -> Array:
     """Inner product of two trees of arrays."""
-    # From a Python zero: an array would be float64 under jax_enable_x64 and widen float32 parameters.
+    # From a Python zero: an array would be float64 under jax_enable_x64 and widen float32
+    # parameters.
     return jnp.asarray(sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))))
 
 
@@ -48,9 +49,9 @@ def all_finite(tree: PyTree) -> Array:
 def gauss_newton(policy: Any, batch: Batch) -> Product:
     """v -> F v with F = mean over states of J' M J, the Fisher matrix of the policy's parameters.
 
-    J is the Jacobian of the distribution's parameters, linearised once and transposed once; M its closed-form Fisher
-    matrix. Equal to the Hessian of the mean KL at the old policy in either direction, and positive semi-definite by
-    construction (Schulman et al., 2015, App. C.1).
+    J is the Jacobian of the distribution's parameters, linearised once and transposed once; M its
+    closed-form Fisher matrix. Equal to the Hessian of the mean KL at the old policy in either
+    direction, and positive semi-definite by construction (Schulman et al., 2015, App. C.1).
     """
     dist, push = jax.linearize(lambda p: p(batch.obs), policy)
     pull = jax.linear_transpose(push, policy)
@@ -59,7 +60,7 @@ def gauss_newton(policy: Any, batch: Batch) -> Product:
     def product(v: Any) -> Any:
         weigh = lambda x: (
             jnp.where(batch.mask.reshape(-1, *(1,) * (x.ndim - 1)), x, 0) / count.astype(x.dtype)
-        )  # noqa: E731
+        )
         return pull(jax.tree.map(weigh, dist.fisher(push(v))))[0]
 
     return product
@@ -83,9 +84,9 @@ class Solution(NamedTuple):
 def conjugate_gradient(product: Product, b: Any, iters: int, tol: float = 1e-10) -> Solution:
     """Solve A x = b from x = 0.
 
-    Stops after `iters` products, when |r|^2 falls below `tol` (times |b|^2 where that is less than 1, so that a small
-    gradient is no reason to stand still), or at a direction without positive curvature (rounding at convergence, a
-    singular A), and then returns what it has.
+    Stops after `iters` products, when |r|^2 falls below `tol` (times |b|^2 where that is less than
+    1, so that a small gradient is no reason to stand still), or at a direction without positive
+    curvature (rounding at convergence, a singular A), and then returns what it has.
     """
     rr0 = tree_dot(b, b)
     enough = tol * jnp.minimum(rr0, 1)
@@ -127,10 +128,11 @@ class Search(NamedTuple):
 def backtracking(
     start: Any, step: Any, accept: Callable[[Any, Array], Array], shrink: float, max_backtracks: int
 ) -> tuple[Any, Search]:
-    """First of start + shrink^k step, k = 0 .. max_backtracks, that `accept(candidate, scale)` takes, else `start`.
+    """First of start + shrink^k step, k = 0 .. max_backtracks, that `accept(candidate, scale)`
+    takes, else `start`.
 
-    The start is returned as a value: nothing was changed, so nothing needs restoring. NaN is never accepted, because
-    every comparison with it is false.
+    The start is returned as a value: nothing was changed, so nothing needs restoring. NaN is never
+    accepted, because every comparison with it is false.
     """
     start_scale = jnp.ones((), jnp.result_type(*jax.tree.leaves(step)))
 

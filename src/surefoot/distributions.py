@@ -1,4 +1,5 @@
-"""Distributions over actions: closed-form KL, entropy and Fisher matrix, stable in float32 at small radii."""
+"""Distributions over actions: closed-form KL, entropy and Fisher matrix, stable in float32 at small
+radii."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ _SERIES_BELOW = 0.1
 def expm1_minus(x: Array) -> Array:
     """exp(x) - 1 - x, to full relative precision for small x (where the plain expression cancels).
 
-    With y = expm1(x) it equals y - log1p(y): the form in which the KL of Gaussians and of Categoricals loses no
-    digits. Below |x| = 0.1 the Taylor series is summed to x^8 (relative truncation error below 1e-12).
+    With y = expm1(x) it equals y - log1p(y): the form in which the KL of Gaussians and of
+    Categoricals loses no digits. Below |x| = 0.1 the Taylor series is summed to x^8 (relative
+    truncation error below 1e-12).
     """
     small = jnp.abs(x) < _SERIES_BELOW
     s = jnp.where(small, x, 0)
@@ -29,7 +31,8 @@ def expm1_minus(x: Array) -> Array:
 
 
 def _scale(logits: Array) -> tuple[Array, Array]:
-    """Largest logit and the sum of exp(logit - largest), both [..., 1]; their log-sum-exp is kept apart on purpose."""
+    """Largest logit and the sum of exp(logit - largest), both [..., 1]; their log-sum-exp is kept
+    apart on purpose."""
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     return top, jnp.sum(
         jnp.exp(logits - jnp.broadcast_to(top, logits.shape)), axis=-1, keepdims=True
@@ -37,7 +40,8 @@ def _scale(logits: Array) -> tuple[Array, Array]:
 
 
 class Categorical(eqx.Module):
-    """A distribution over K actions per state, by unnormalised log-probabilities `logits` [..., K]."""
+    """A distribution over K actions per state, by unnormalised log-probabilities `logits` [...,
+    K]."""
 
     logits: Float[Array, "*batch K"]
 
@@ -57,7 +61,8 @@ class Categorical(eqx.Module):
     def log_prob(self, action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
         """log p(action), one number a state."""
         hot = jax.nn.one_hot(action, self.logits.shape[-1], dtype=self.logits.dtype)
-        # A product with the one-hot row has a cheap gradient (no scatter); 0 * -inf of a masked action is kept out.
+        # A product with the one-hot row has a cheap gradient (no scatter); 0 * -inf of a masked
+        # action is kept out.
         return jnp.sum(jnp.where(hot > 0, self.log_p, 0), axis=-1)
 
     def entropy(self) -> Float[Array, "*batch"]:
@@ -68,12 +73,14 @@ class Categorical(eqx.Module):
         return -jnp.sum(p * jnp.where(p > 0, log_p, 0), axis=-1)
 
     def kl(self, other: Categorical) -> Float[Array, "*batch"]:
-        """KL(self || other) = sum p (exp(d) - 1 - d) with d = log q - log p, every term non-negative.
+        """KL(self || other) = sum p (exp(d) - 1 - d) with d = log q - log p, every term
+        non-negative.
 
-        Equal to sum p log(p/q) because both sides sum to one; an error c in the normalisation of d then enters as
-        c^2 and not as c. So d is taken from the difference of the logits, which loses nothing where they are close,
-        and not from the log-probabilities, each of which is rounded by itself: that cost 1e-3 at radii of 1e-6.
-        Actions with p = 0 add q, which is what is missing from the first sum.
+        Equal to sum p log(p/q) because both sides sum to one; an error c in the normalisation of d
+        then enters as c^2 and not as c. So d is taken from the difference of the logits, which
+        loses nothing where they are close, and not from the log-probabilities, each of which is
+        rounded by itself: that cost 1e-3 at radii of 1e-6. Actions with p = 0 add q, which is what
+        is missing from the first sum.
         """
         log_q = other.log_p
         p = jnp.exp(self.log_p)
@@ -130,7 +137,8 @@ class DiagGaussian(eqx.Module):
         """KL(self || other), summed over action dimensions.
 
         The covariance part is (x - log1p(x)) / 2 with x = s_p^2 / s_q^2 - 1, evaluated through
-        log1p(x) = 2 (log s_p - log s_q), so that radii of 1e-5 keep five digits in float32 (methods.md 1.2).
+        log1p(x) = 2 (log s_p - log s_q), so that radii of 1e-5 keep five digits in float32
+        (methods.md 1.2).
         """
         covariance = 0.5 * expm1_minus(2 * (self.log_std - other.log_std))
         shift = (self.mean - other.mean) * jnp.exp(-other.log_std)

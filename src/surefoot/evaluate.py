@@ -1,4 +1,5 @@
-"""Evaluation: whole episodes of a frozen policy, on seeds of their own, deterministic unless asked otherwise."""
+"""Evaluation: whole episodes of a frozen policy, on seeds of their own, deterministic unless asked
+otherwise."""
 
 from __future__ import annotations
 
@@ -34,12 +35,14 @@ class Score:
 
     @property
     def iqm(self) -> float:
-        """Mean of the middle half of the returns (interquartile mean, fractional weights at the edges)."""
+        """Mean of the middle half of the returns (interquartile mean, fractional weights at the
+        edges)."""
         return interquartile_mean(np.asarray(self.returns))
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """95 % bootstrap interval of the mean over these episodes: of this policy, not of the method."""
+        """95 % bootstrap interval of the mean over these episodes: of this policy, not of the
+        method."""
         rng = np.random.default_rng(0)
         x = np.asarray(self.returns)
         means = x[rng.integers(0, len(x), (10_000, len(x)))].mean(axis=1)
@@ -69,7 +72,8 @@ class Score:
 
 
 def interquartile_mean(x: np.ndarray) -> float:
-    """Mean of the middle half: a quarter of the mass is cut from either end, values on the edge by their share."""
+    """Mean of the middle half: a quarter of the mass is cut from either end, values on the edge by
+    their share."""
     x = np.sort(np.asarray(x, np.float64))
     n = len(x)
     edges = np.arange(n + 1) / n
@@ -80,10 +84,10 @@ def interquartile_mean(x: np.ndarray) -> float:
 def evaluate(agent: Any, episodes: int = 20, deterministic: bool = True, seed: int = 0) -> Score:
     """Score of an `Agent` over whole episodes, with its normaliser frozen.
 
-    Every environment plays its own first episode, so that short episodes are not counted more often than long ones.
-    Environments are new ones, of the same name as in training, seeded apart from it. Raises `UsageError` for agents
-    whose environment was handed in as an object (hand in a function or an id), `EnvironmentFault` for episodes that
-    do not end.
+    Every environment plays its own first episode, so that short episodes are not counted more often
+    than long ones. Environments are new ones, of the same name as in training, seeded apart from
+    it. Raises `UsageError` for agents whose environment was handed in as an object (hand in a
+    function or an id), `EnvironmentFault` for episodes that do not end.
     """
     if not isinstance(episodes, int) or episodes < 1:
         raise UsageError(f"episodes is {episodes!r}; allowed: a whole number of at least 1")

@@ -1,4 +1,5 @@
-"""One update after another: host environments stepped by a Python loop, device environments inside the compiled call."""
+"""One update after another: host environments stepped by a Python loop, device environments inside
+the compiled call."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ class HostLoop:
         self.collector = HostCollector(env, config.rollout_steps, config.seed)
 
     def iterate(self, ts: TrainState) -> tuple[TrainState, Outcome]:
-        """One rollout and one update. Raises `EnvironmentFault` where the environment fails; `ts` is then the last state."""
+        """One rollout and one update. Raises `EnvironmentFault` where the environment fails; `ts`
+        is then the last state."""
         start = time.perf_counter()
         rollout, seen, episodes = self.collector.collect(ts.policy, ts.obs_stats, int(ts.update))
         collected = time.perf_counter()
@@ -107,7 +109,8 @@ class DeviceLoop:
         self.steps = 0
 
     def iterate(self, ts: TrainState) -> tuple[TrainState, Outcome]:
-        """One rollout and one update. Raises `EnvironmentFault` where a reward or observation was not finite."""
+        """One rollout and one update. Raises `EnvironmentFault` where a reward or observation was
+        not finite."""
         start = time.perf_counter()
         new, self.state, report, finished = iteration_jit(
             self.algorithm, self.env, self.num_steps, ts, self.state

@@ -1,4 +1,5 @@
-"""The common ruler: what every update did, measured the same way for every method and outside it."""
+"""The common ruler: what every update did, measured the same way for every method and outside
+it."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from surefoot.types import Array, Batch
 
 def quantile(x: Array, mask: Array, q: float) -> Array:
     """The smallest value with at least a share `q` of the rows that count at or below it."""
-    # Whole numbers sort ten times as fast as floats on a CPU, and the bits of a float, those of the negative ones
-    # flipped, are whole numbers in the same order.
+    # Whole numbers sort ten times as fast as floats on a CPU, and the bits of a float, those of the
+    # negative ones flipped, are whole numbers in the same order.
     whole = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
     flip = lambda bits: jnp.where(bits < 0, bits ^ jnp.iinfo(whole).max, bits)  # noqa: E731
     ordered = jnp.sort(flip(jax.lax.bitcast_convert_type(jnp.where(mask, x, jnp.inf), whole)))
@@ -33,9 +34,10 @@ def explained_variance(value: Array, target: Array, batch: Batch) -> Array:
 def measure(batch: Batch, policy: Any) -> dict[str, Array]:
     """Scalars on the whole batch after the last step that can move the actor.
 
-    `kl_*` is KL(old || new) per state, `kl_reverse` the mean of KL(new || old), `ratio_max` the largest new/old
-    probability of an action taken, `surrogate_gain` the mean of (ratio - 1) A with A as the update saw it, `entropy`
-    that of the new policy, and `explained_variance` that of the critic that made the advantages.
+    `kl_*` is KL(old || new) per state, `kl_reverse` the mean of KL(new || old), `ratio_max` the
+    largest new/old probability of an action taken, `surrogate_gain` the mean of (ratio - 1) A with
+    A as the update saw it, `entropy` that of the new policy, and `explained_variance` that of the
+    critic that made the advantages.
     """
     new = policy(batch.obs)
     kl = batch.old.kl(new)

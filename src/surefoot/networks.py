@@ -1,6 +1,8 @@
-"""Networks as pytrees of float arrays: MLP, policy heads, critic, and an actor-critic that shares first layers.
+"""Networks as pytrees of float arrays: MLP, policy heads, critic, and an actor-critic that shares
+first layers.
 
-Initialised in NumPy (orthogonal by QR): eager initialisation through jax costs more than compiling the update.
+Initialised in NumPy (orthogonal by QR): eager initialisation through jax costs more than compiling
+the update.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ def bounded(x: Array, low: float, high: float) -> Array:
 
 
 class GaussianHead(eqx.Module):
-    """Mean by a linear layer; log-sigma a free parameter, or linear in the features too (`std` is a layer then)."""
+    """Mean by a linear layer; log-sigma a free parameter, or linear in the features too (`std` is a
+    layer then)."""
 
     mean: Linear
     std: Any
@@ -126,7 +129,8 @@ class ActorCritic(eqx.Module):
 
 @dataclass(frozen=True)
 class Networks:
-    """The shape of policy and critic. Orthogonal weights: gain sqrt(2), policy head 0.01, value head 1; no biases."""
+    """The shape of policy and critic. Orthogonal weights: gain sqrt(2), policy head 0.01, value
+    head 1; no biases."""
 
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, of the policy and of the critic."""
@@ -143,7 +147,8 @@ class Networks:
     state_dependent_std: bool = False
     """Whether sigma is an output of the network rather than a free parameter."""
     shared_layers: int = 0
-    """Hidden layers that policy and critic share: 0 none, 1 the first (TREFree), len(hidden) the whole trunk."""
+    """Hidden layers that policy and critic share: 0 none, 1 the first (TREFree), len(hidden) the
+    whole trunk."""
 
     def __post_init__(self) -> None:
         sizes = isinstance(self.hidden, (tuple, list)) and all(
@@ -179,7 +184,8 @@ class Networks:
         )
 
     def init(self, spec: EnvSpec, seed: int | np.random.Generator) -> tuple[Any, Any]:
-        """Fresh `(policy, critic)` of NumPy float32 leaves; the critic is `()` where layers are shared."""
+        """Fresh `(policy, critic)` of NumPy float32 leaves; the critic is `()` where layers are
+        shared."""
         rng = np.random.default_rng(seed)
         body = lambda widths: self._body(rng, widths)  # noqa: E731
         widths = (spec.obs_dim, *self.hidden)

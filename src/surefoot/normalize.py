@@ -1,4 +1,5 @@
-"""Running statistics that are frozen for an iteration and moved after it, on jax and NumPy arrays alike."""
+"""Running statistics that are frozen for an iteration and moved after it, on jax and NumPy arrays
+alike."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ VAR_EPS = 1e-8
 
 
 class RunningStats(eqx.Module):
-    """Count, mean and sum of squared deviations (M2) of everything seen; `count` is 0 before the first batch."""
+    """Count, mean and sum of squared deviations (M2) of everything seen; `count` is 0 before the
+    first batch."""
 
     count: Any
     mean: Any
@@ -61,7 +63,8 @@ def moments(x: Array, mask: Array) -> RunningStats:
 
 
 class HostNormalizer:
-    """`RunningStats.normalize` in NumPy for host collection: float64 arithmetic, float32 result, one call a step."""
+    """`RunningStats.normalize` in NumPy for host collection: float64 arithmetic, float32 result,
+    one call a step."""
 
     def __init__(self, stats: RunningStats | None) -> None:
         self.identity = stats is None

@@ -20,8 +20,9 @@ _PACKED_ROWS = 1 << 12
 def shuffles(key: Key, epochs: int, rows: int) -> Array:
     """[epochs, rows]: a permutation of the rows for every epoch, all from one sort.
 
-    Up to 4096 rows the random bits (20 or more of them) and the row share one 32-bit integer; above, a stable sort of
-    random bits carries the rows along. `jax.random.permutation` inside the loop was a quarter of a PPO update.
+    Up to 4096 rows the random bits (20 or more of them) and the row share one 32-bit integer;
+    above, a stable sort of random bits carries the rows along. `jax.random.permutation` inside the
+    loop was a quarter of a PPO update.
     """
     bits = jax.random.bits(key, (epochs, rows), jnp.uint32)
     index = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.uint32), (epochs, rows))
@@ -40,10 +41,12 @@ def sweep(
     epochs: int,
     minibatches: int,
 ) -> tuple[Any, dict[str, Array]]:
-    """Run `step(carry, minibatch) -> carry, info` over shuffled minibatches of every epoch in one scan.
+    """Run `step(carry, minibatch) -> carry, info` over shuffled minibatches of every epoch in one
+    scan.
 
-    Every minibatch has M // minibatches rows; where that leaves a rest, it is left out of that epoch. Returns the last
-    carry and info stacked, [epochs * minibatches]. Raises `UsageError` where there are fewer rows than minibatches.
+    Every minibatch has M // minibatches rows; where that leaves a rest, it is left out of that
+    epoch. Returns the last carry and info stacked, [epochs * minibatches]. Raises `UsageError`
+    where there are fewer rows than minibatches.
     """
     total = batch.mask.shape[0]
     size = total // minibatches
@@ -84,7 +87,8 @@ class SGD:
 
     @property
     def direction(self) -> optax.GradientTransformation:
-        """Gradient to direction; the rate multiplies outside, so that it may follow `batch.progress`."""
+        """Gradient to direction; the rate multiplies outside, so that it may follow
+        `batch.progress`."""
         clip = (
             optax.identity()
             if self.max_grad_norm is None
@@ -109,10 +113,11 @@ class SGD:
         key: Key,
         stop: Callable[[Any], Array] | None = None,
     ) -> tuple[Any, Any, dict[str, Array]]:
-        """Minimise `loss(params, minibatch) -> value, info`; returns parameters, optimiser state, mean info.
+        """Minimise `loss(params, minibatch) -> value, info`; returns parameters, optimiser state,
+        mean info.
 
-        `stop(params)` is asked after every epoch but the last; where it says True no further epoch is run, and
-        `epochs` in the info says how many were.
+        `stop(params)` is asked after every epoch but the last; where it says True no further epoch
+        is run, and `epochs` in the info says how many were.
         """
         flat: Any
         flat, unravel = ravel_pytree(params)

@@ -1,4 +1,5 @@
-"""Where the numbers of a run go: JSON lines, timings, TensorBoard. A sink is called with every update and closed once."""
+"""Where the numbers of a run go: JSON lines, timings, TensorBoard. A sink is called with every
+update and closed once."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ class Update(NamedTuple):
     metrics: dict[str, Any]
     """Numbers that the same command repeats to the byte: no clock in them."""
     timings: dict[str, float]
-    """`update`, `env_steps`, `seconds` since the start, `steps_per_second`, and where the time went."""
+    """`update`, `env_steps`, `seconds` since the start, `steps_per_second`, and where the time
+    went."""
 
 
 @runtime_checkable
@@ -26,7 +28,8 @@ class Sink(Protocol):
 
 
 def _line(values: dict[str, Any]) -> str:
-    """One line of strict JSON; numbers that are not finite become null (and `update_skipped` says why)."""
+    """One line of strict JSON; numbers that are not finite become null (and `update_skipped` says
+    why)."""
     clean = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
     }

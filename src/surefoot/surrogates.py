@@ -1,4 +1,5 @@
-"""Surrogate objectives: records whose call gives what to maximise, one number a row of the batch."""
+"""Surrogate objectives: records whose call gives what to maximise, one number a row of the
+batch."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ class TrainState(eqx.Module):
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What `learn` needs to know: a method, how values are fitted, how advantages are made, what is penalised."""
+    """What `learn` needs to know: a method, how values are fitted, how advantages are made, what is
+    penalised."""
 
     method: PolicyUpdate
     value: ValueFit | SharedValue = ValueFit()
@@ -71,7 +72,8 @@ class Algorithm:
             )
 
     def penalty(self, policy: Any, batch: Batch) -> Array:
-        """What is subtracted from the method's objective: the shared value loss, if any, and the penalties."""
+        """What is subtracted from the method's objective: the shared value loss, if any, and the
+        penalties."""
         own = self.value.penalty(policy, batch)
         terms = [p(policy, batch) for p in self.penalties] + ([] if own is None else [own])
         return sum(terms, start=jnp.zeros((), batch.advantage.dtype))
@@ -87,7 +89,8 @@ def init_state(
     normalize_obs: bool = True,
     normalize_reward: bool = True,
 ) -> TrainState:
-    """The state before the first update. Parameters are drawn in NumPy from the seed, the rest is zeros."""
+    """The state before the first update. Parameters are drawn in NumPy from the seed, the rest is
+    zeros."""
     k_params, k_key = np.random.SeedSequence([seed, 1]).spawn(2)
     policy, critic = networks.init(spec, np.random.default_rng(k_params))
     key = jax.random.key(int(k_key.generate_state(1)[0]))
@@ -120,8 +123,8 @@ def scale_rewards(
 ) -> tuple[Rollout, RunningStats, Array]:
     """Rewards divided by the deviation of the running discounted return, clipped to +-10.
 
-    One constant serves the whole rollout; it already counts this rollout's returns. Rows that are only resets
-    neither count nor touch the trace, which starts again at zero after an end.
+    One constant serves the whole rollout; it already counts this rollout's returns. Rows that are
+    only resets neither count nor touch the trace, which starts again at zero after an end.
     """
     ended = rollout.terminated | rollout.truncated
     # trace[t] = reward[t] + gamma * trace[t-1], forgotten after an end: the end at t-1 cuts row t.
@@ -137,10 +140,12 @@ def scale_rewards(
 def learn(
     algo: Algorithm, ts: TrainState, rollout: Rollout, seen: RunningStats | None
 ) -> tuple[TrainState, Info]:
-    """One update from one rollout: rewards scaled, advantages made, policy moved, critic fitted, all of it measured.
+    """One update from one rollout: rewards scaled, advantages made, policy moved, critic fitted,
+    all of it measured.
 
-    `seen` are the moments of the raw observations; the statistics move by them only after the update. An update that
-    is not finite, or whose KL is not, is undone: policy and method state are the old ones, `update_skipped` is 1.
+    `seen` are the moments of the raw observations; the statistics move by them only after the
+    update. An update that is not finite, or whose KL is not, is undone: policy and method state are
+    the old ones, `update_skipped` is 1.
     """
     TRACES["learn"] += 1
     key, k_policy, k_value = jax.random.split(ts.key, 3)

@@ -1,4 +1,5 @@
-"""The nouns every other file speaks of: `Step`, `Rollout`, `Batch`, and the protocols of policies and updates."""
+"""The nouns every other file speaks of: `Step`, `Rollout`, `Batch`, and the protocols of policies
+and updates."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Distribution(Protocol):
         ...
 
     def fisher(self, tangent: Any) -> Any:
-        """The Fisher matrix of the distribution's own parameters, times a tangent in those parameters."""
+        """The Fisher matrix of the distribution's own parameters, times a tangent in those
+        parameters."""
         ...
 
 
@@ -62,31 +64,37 @@ class EnvSpec:
     max_episode_steps: int | None = None
     on_device: bool = False
     same_step: bool = False
-    """True where the first observation of the next episode comes with the end of the last one; then every `Step`
-    has `final_obs`. False where the next step is only a reset, marked by `mask`."""
+    """True where the first observation of the next episode comes with the end of the last one; then
+    every `Step` has `final_obs`. False where the next step is only a reset, marked by `mask`."""
 
 
 class Step(NamedTuple):
-    """What `num_envs` environments returned, whichever suite they are from. Arrays are `[N, ...]`."""
+    """What `num_envs` environments returned, whichever suite they are from. Arrays are `[N,
+    ...]`."""
 
     obs: Obs
-    """First observation of the next episode if one just ended and the suite resets in the same step."""
+    """First observation of the next episode if one just ended and the suite resets in the same
+    step."""
     reward: Any
     terminated: Any
     """Nothing follows: bootstrap with zero."""
     truncated: Any
     """Cut short: bootstrap with the value of the true successor."""
     mask: Any
-    """False on rows that are only a reset: their action was ignored and their reward means nothing."""
+    """False on rows that are only a reset: their action was ignored and their reward means
+    nothing."""
     final_obs: Obs | None = None
-    """The true successor of the action, before any reset; None on next-step suites, where `obs` is it."""
+    """The true successor of the action, before any reset; None on next-step suites, where `obs` is
+    it."""
 
 
 class Rollout(eqx.Module):
-    """What the environment said, time-major, observations normalised with the statistics of this iteration.
+    """What the environment said, time-major, observations normalised with the statistics of this
+    iteration.
 
-    `obs` has one row more than the rest. On next-step suites row t+1 is the true successor of row t, and the row
-    after an end has `mask=False`; on same-step suites `final_obs[t]` is the true successor where an episode ended.
+    `obs` has one row more than the rest. On next-step suites row t+1 is the true successor of row
+    t, and the row after an end has `mask=False`; on same-step suites `final_obs[t]` is the true
+    successor where an episode ended.
     """
 
     obs: Float[Array, "T1 N obs"]
@@ -97,7 +105,8 @@ class Rollout(eqx.Module):
     mask: Bool[Array, "T N"]
     final_obs: Any = None
     log_prob: Any = None
-    """Behaviour log-probability [T, N], only where actors may lag; None means: the policy handed to `learn` acted."""
+    """Behaviour log-probability [T, N], only where actors may lag; None means: the policy handed to
+    `learn` acted."""
 
 
 class Batch(eqx.Module):
@@ -145,7 +154,8 @@ class Batch(eqx.Module):
         return Batch(*taken, self.progress, self.standardize_minibatch)  # pyright: ignore[reportCallIssue] (a tuple of eight)
 
     def minibatch(self, rows: Array) -> Batch:
-        """`take`, with the advantage standardised over the rows taken where the batch asks for it."""
+        """`take`, with the advantage standardised over the rows taken where the batch asks for
+        it."""
         mb = self.take(rows)
         if not self.standardize_minibatch:
             return mb
@@ -172,9 +182,11 @@ class PolicyUpdate(Protocol):
     """A trust-region method: a pure function from a policy and a batch to a nearby policy."""
 
     first_order: ClassVar[bool]
-    """Whether the objective is followed by gradients alone, so that a value loss may enter through `penalty`."""
+    """Whether the objective is followed by gradients alone, so that a value loss may enter through
+    `penalty`."""
     promise: ClassVar[str]
-    """What is enforced: `mean_kl` (the mean KL(old || new) of the batch is at most the field `max_kl`) or `none`."""
+    """What is enforced: `mean_kl` (the mean KL(old || new) of the batch is at most the field
+    `max_kl`) or `none`."""
 
     def init(self, policy: Any, key: Key) -> State: ...
 
@@ -187,9 +199,10 @@ KL_MARGIN = 1e-5
 
 
 def within(kl: Array, bound: Number) -> Array:
-    """Whether a float32 KL is inside a bound with the margin that makes the float64 value inside it too.
+    """Whether a float32 KL is inside a bound with the margin that makes the float64 value inside it
+    too.
 
-    A KL computed in float32 is off by up to 1e-5 relative, and a bound is judged in float64 without slack.
-    NaN is outside; an infinite bound holds whatever is not NaN.
+    A KL computed in float32 is off by up to 1e-5 relative, and a bound is judged in float64 without
+    slack. NaN is outside; an infinite bound holds whatever is not NaN.
     """
     return kl <= bound * (1 - KL_MARGIN)

@@ -1,4 +1,5 @@
-"""Fitting the value function: with a network of its own after the policy's update, or inside the policy's loss."""
+"""Fitting the value function: with a network of its own after the policy's update, or inside the
+policy's loss."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from surefoot.types import Array, Batch, Info, Key
 
 
 def value_loss(value: Array, batch: Batch, clip: float | None) -> Array:
-    """Half the mean squared error to the value target; with `clip`, the worse of that and the same error after the
-    new value is kept within `clip` of the old one (the PPO2 detail)."""
+    """Half the mean squared error to the value target; with `clip`, the worse of that and the same
+    error after the new value is kept within `clip` of the old one (the PPO2 detail)."""
     error = (value - batch.value_target) ** 2
     if clip is not None:
         near = batch.value + jnp.clip(value - batch.value, -clip, clip)
@@ -31,7 +32,8 @@ class ValueFit:
     sgd: SGD = SGD(lr=1e-3, epochs=10, minibatches=16, max_grad_norm=None)
     """How the critic is fitted."""
     clip: float | None = None
-    """Range round the old value outside which the loss does not improve; none turns value clipping off."""
+    """Range round the old value outside which the loss does not improve; none turns value clipping
+    off."""
 
     def __post_init__(self) -> None:
         check_number(self, "clip", low=0, open_low=True, optional=True)
@@ -59,7 +61,8 @@ class ValueFit:
 
 @dataclass(frozen=True)
 class SharedValue:
-    """A value function on the policy's own first layers; its loss enters the objective of first-order methods."""
+    """A value function on the policy's own first layers; its loss enters the objective of
+    first-order methods."""
 
     coef: float = 0.5
     """Weight of the value loss."""

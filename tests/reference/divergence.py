@@ -1,4 +1,5 @@
-"""KL, entropy and Fisher matrices of single distributions, in textbook form and by summing or integrating."""
+"""KL, entropy and Fisher matrices of single distributions, in textbook form and by summing or
+integrating."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def density(x: np.ndarray, mean: float, std: float) -> np.ndarray:
 
 
 def gaussian_kl_by_quadrature(mean_p: float, std_p: float, mean_q: float, std_q: float) -> float:
-    """The integral of p ln(p / q) on a fine grid (the trapezoid rule is exponentially good for such integrands)."""
+    """The integral of p ln(p / q) on a fine grid (the trapezoid rule is exponentially good for such
+    integrands)."""
     x = np.linspace(mean_p - 14 * std_p, mean_p + 14 * std_p, 20001)
     log_ratio = (
         np.log(std_q / std_p)

@@ -1,4 +1,5 @@
-"""What a rollout of `processes.py` must hold, told episode by episode in float64; masks are not looked at."""
+"""What a rollout of `processes.py` must hold, told episode by episode in float64; masks are not
+looked at."""
 
 from __future__ import annotations
 
@@ -54,8 +55,8 @@ class Expected:
 class Timeline:
     """Follows every environment from episode to episode, over any number of rollouts.
 
-    `begin(i, j, obs)` gives p, q, length and end of the j-th episode of environment i, whose first observation is obs.
-    `reset_row` says that a row is lost between episodes.
+    `begin(i, j, obs)` gives p, q, length and end of the j-th episode of environment i, whose first
+    observation is obs. `reset_row` says that a row is lost between episodes.
     """
 
     begin: Callable[[int, int, np.ndarray], tuple[float, float, int, bool, bool]]

@@ -1,4 +1,5 @@
-"""Natural policy gradient and TRPO with dense linear algebra (Kakade, 2001; Schulman et al., 2015, App. C)."""
+"""Natural policy gradient and TRPO with dense linear algebra (Kakade, 2001; Schulman et al., 2015,
+App. C)."""
 
 from __future__ import annotations
 

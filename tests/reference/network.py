@@ -1,7 +1,8 @@
-"""A policy with one tanh layer: distribution, log-probability, score and KL, derivatives by hand and by complex step.
+"""A policy with one tanh layer: distribution, log-probability, score and KL, derivatives by hand
+and by complex step.
 
-Parameters are one vector: W1 [n, h], b1 [h], W2 [h, k], b2 [k], then for Gaussians either the log-deviations [k] or,
-where they depend on the state, W3 [h, k], b3 [k].
+Parameters are one vector: W1 [n, h], b1 [h], W2 [h, k], b2 [k], then for Gaussians either the
+log-deviations [k] or, where they depend on the state, W3 [h, k], b3 [k].
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Net:
         return out
 
     def outputs(self, theta, s):
-        """Parameters of the distribution at one state: logits [k], or mean and log-deviation [2k]."""
+        """Parameters of the distribution at one state: logits [k], or mean and log-deviation
+        [2k]."""
         w1, b1, w2, b2, *rest = self.split(theta)
         z = np.tanh(s @ w1 + b1)
         first = z @ w2 + b2
@@ -48,7 +50,8 @@ class Net:
         return np.concatenate([first, clipped])
 
     def jacobian(self, theta, s):
-        """d outputs / d theta by hand, [outputs, size]. A clipped deviation passes its derivative as if unclipped."""
+        """d outputs / d theta by hand, [outputs, size]. A clipped deviation passes its derivative
+        as if unclipped."""
         w1, b1, w2, _, *rest = self.split(theta)
         z = np.tanh(s @ w1 + b1)
         slope = 1 - z**2

@@ -1,4 +1,5 @@
-"""PPO with a clipped surrogate by hand: loss, gradient, Adam with a clipped gradient (Schulman et al., 2017)."""
+"""PPO with a clipped surrogate by hand: loss, gradient, Adam with a clipped gradient (Schulman et
+al., 2017)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ def td_errors(reward, value, next_value, terminated, gamma):
 
 
 def gae(reward, value, next_value, terminated, truncated, gamma, lam):
-    """sum_k (gamma lam)^k delta[t + k] up to the end of the episode or of the rollout (2016, eq. 16)."""
+    """sum_k (gamma lam)^k delta[t + k] up to the end of the episode or of the rollout (2016, eq.
+    16)."""
     delta = td_errors(reward, value, next_value, terminated, gamma)
     out = np.zeros_like(value)
     steps, envs = value.shape
@@ -30,7 +31,8 @@ def gae(reward, value, next_value, terminated, truncated, gamma, lam):
 
 
 def returns(reward, next_value, terminated, truncated, gamma):
-    """Discounted rewards up to an end, plus the value of what was cut off there or at the rollout's last row."""
+    """Discounted rewards up to an end, plus the value of what was cut off there or at the rollout's
+    last row."""
     out = np.zeros_like(reward)
     steps, envs = reward.shape
     for n in range(envs):

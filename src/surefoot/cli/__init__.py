@@ -1,4 +1,5 @@
-"""The command line. This file answers what needs no jax: help, versions, wrong names; the rest is a file a command."""
+"""The command line. This file answers what needs no jax: help, versions, wrong names; the rest is a
+file a command."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-# One BLAS thread is the faster choice for small matrices, and its bits are part of a run. Before NumPy is imported.
+# One BLAS thread is the faster choice for small matrices, and its bits are part of a run. Before
+# NumPy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 COMMANDS = {
@@ -41,7 +43,8 @@ def overview() -> str:
 
 
 def dispatch(args: list[str]) -> int:
-    """Help and version here, a command in its own file. Raises `UsageError` for a name that is no command."""
+    """Help and version here, a command in its own file. Raises `UsageError` for a name that is no
+    command."""
     if not args or args[0] in ("-h", "--help", "help"):
         print(overview())
         return EXIT_DONE

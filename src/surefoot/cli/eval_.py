@@ -16,7 +16,8 @@ from surefoot.cli.train_ import compilation_cache
 
 @dataclass(frozen=True)
 class Flags:
-    """Score a run at its newest checkpoint: whole episodes, seeds apart from training, normaliser frozen."""
+    """Score a run at its newest checkpoint: whole episodes, seeds apart from training, normaliser
+    frozen."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""

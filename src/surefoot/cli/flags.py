@@ -40,7 +40,8 @@ def number(text: str) -> float:
 
 
 def registry() -> Any:
-    """How fields become flags: numbers with thousands marks and exponents, parts of methods by their names."""
+    """How fields become flags: numbers with thousands marks and exponents, parts of methods by
+    their names."""
     rules = tyro.constructors.ConstructorRegistry()
     spec = tyro.constructors.PrimitiveConstructorSpec
 
@@ -100,7 +101,8 @@ def _wide() -> Any:
 
 
 def parse(kind: Any, args: Sequence[str], *, prog: str, default: Any = None) -> Any:
-    """The record of `kind` that flags describe. Raises `UsageError` with one line; `--help` prints and exits 0."""
+    """The record of `kind` that flags describe. Raises `UsageError` with one line; `--help` prints
+    and exits 0."""
     options: dict[str, Any] = {} if default is None else {"default": default}
     settings = {"prog": prog, "config": (tyro.conf.AvoidSubcommands,)}
     if any(a in ("-h", "--help") for a in args):

@@ -41,7 +41,8 @@ def overview() -> str:
 
 
 def scan(args: Sequence[str], *names: str) -> str | None:
-    """The value a flag has among arguments, before they are parsed: it decides what the defaults are."""
+    """The value a flag has among arguments, before they are parsed: it decides what the defaults
+    are."""
     value = None
     for i, arg in enumerate(args):
         for name in names:
@@ -165,7 +166,8 @@ def with_value(config: Config[Any, Any], name: str | None) -> Config[Any, Any]:
 
 
 def compilation_cache() -> None:
-    """Keep compiled programs between runs, one folder per machine type and core count (the key lacks the count)."""
+    """Keep compiled programs between runs, one folder per machine type and core count (the key
+    lacks the count)."""
     import platform
 
     import jax
@@ -397,7 +399,8 @@ def dry_run(request: Request) -> int:
 
 
 def many(name: str, args: list[str], request: Request) -> int:
-    """Train several seeds, `jobs` at a time, each a process pinned to a core; stops at the first failure's code."""
+    """Train several seeds, `jobs` at a time, each a process pinned to a core; stops at the first
+    failure's code."""
     first = request.config.seed
     parent = request.run_dir or folder_for(request.config, None)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -440,7 +443,8 @@ def many(name: str, args: list[str], request: Request) -> int:
 
 
 def launch(command: list[str], cores: list[int], slot: int) -> subprocess.Popen[bytes]:
-    """Start a process on a core of its own; children inherit the affinity that is set while they are started."""
+    """Start a process on a core of its own; children inherit the affinity that is set while they
+    are started."""
     if not cores:
         return subprocess.Popen(command)
     before = os.sched_getaffinity(0)

@@ -1,4 +1,5 @@
-"""`surefoot watch RUN`: a window where there is a display, else a video or a strip of frames; it says which."""
+"""`surefoot watch RUN`: a window where there is a display, else a video or a strip of frames; it
+says which."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def has_display() -> bool:
 
 
 def offscreen_backend() -> str | None:
-    """`egl` or `osmesa`, whichever library is there for MuJoCo to draw with; None where neither is."""
+    """`egl` or `osmesa`, whichever library is there for MuJoCo to draw with; None where neither
+    is."""
     from ctypes.util import find_library
 
     asked = os.environ.get("MUJOCO_GL")
@@ -103,7 +105,8 @@ def drawable(env: str) -> str:
 
 
 def open_env(env_id: str, window: bool, backend: str | None) -> Any:
-    """The environment, ready to be drawn. Raises `EnvironmentFault` with what to install where it cannot be."""
+    """The environment, ready to be drawn. Raises `EnvironmentFault` with what to install where it
+    cannot be."""
     make = gymnasium_maker(env_id, render_mode="human" if window else "rgb_array")
     try:
         env = make()
@@ -145,7 +148,8 @@ def show(agent: Any, env: Any, flags: Flags, draw: Any) -> None:
 
 
 def agent_door(env: Any, agent: Any) -> Any:
-    """Actions of `predict` in the units of the environment that is drawn: device runs act in [-1, 1]."""
+    """Actions of `predict` in the units of the environment that is drawn: device runs act in [-1,
+    1]."""
     from surefoot.envs.spaces import ActionDoor
 
     if agent.spec.on_device:

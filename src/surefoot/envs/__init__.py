@@ -1,4 +1,5 @@
-"""`make`: from a name to environments. A prefix chooses the suite; what runs never depends on what is installed."""
+"""`make`: from a name to environments. A prefix chooses the suite; what runs never depends on what
+is installed."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def _importable(module: str) -> bool:
 
 
 def split(name: str) -> tuple[str, str]:
-    """`("envpool", "Hopper-v5")` from `envpool:Hopper-v5`; suite "" for anything that Gymnasium resolves itself."""
+    """`("envpool", "Hopper-v5")` from `envpool:Hopper-v5`; suite "" for anything that Gymnasium
+    resolves itself."""
     head, colon, tail = name.partition(":")
     return (head, tail) if colon and head in SUITES else ("", name)
 
@@ -81,10 +83,12 @@ def nearest(word: str, words: Any) -> str:
 
 
 def make(env: Any, num_envs: int = 1, seed: int = 0, workers: int = 0) -> Any:
-    """`num_envs` environments of a name, a Gymnasium environment, a vector environment, or a function making one.
+    """`num_envs` environments of a name, a Gymnasium environment, a vector environment, or a
+    function making one.
 
-    `workers` asks for worker processes and must then equal `num_envs`; the default steps in this process.
-    Raises `UsageError` for an unknown name or unsupported spaces, `EnvironmentFault` for a missing extra.
+    `workers` asks for worker processes and must then equal `num_envs`; the default steps in this
+    process. Raises `UsageError` for an unknown name or unsupported spaces, `EnvironmentFault` for a
+    missing extra.
     """
     if not isinstance(env, str):
         return _from_object(env, num_envs, workers)
@@ -167,7 +171,8 @@ def _made(wrapper: Any, maker: Callable[[], Any], *args: Any) -> Any:
 
 
 def gymnasium_maker(env_id: str, **options: Any) -> Callable[[], Any]:
-    """A function that makes the Gymnasium environment of an id, after checking that the id exists."""
+    """A function that makes the Gymnasium environment of an id, after checking that the id
+    exists."""
     import gymnasium
 
     module, _, plain = env_id.rpartition(":")
@@ -191,7 +196,8 @@ def gymnasium_maker(env_id: str, **options: Any) -> Callable[[], Any]:
 
 
 def _hush_mujoco() -> None:
-    """Keep MuJoCo 4 from printing, for every HalfCheetah it builds, that its own model file uses an old attribute."""
+    """Keep MuJoCo 4 from printing, for every HalfCheetah it builds, that its own model file uses an
+    old attribute."""
     import mujoco
 
     api: Any = mujoco  # its stubs lack these two
@@ -240,7 +246,8 @@ def _envpool(env_id: str, num_envs: int, seed: int) -> Any:
     )
 
     def build(pool_seed: int) -> Any:
-        # A seed each: from one, EnvPool counts up, and neighbouring seeds would share nearly all their streams.
+        # A seed each: from one, EnvPool counts up, and neighbouring seeds would share nearly all
+        # their streams.
         seeds = env_seeds(pool_seed, num_envs)
         try:
             return envpool.make_gymnasium(

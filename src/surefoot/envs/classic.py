@@ -14,7 +14,8 @@ from surefoot.types import Array, Key
 
 @dataclass(frozen=True)
 class CartPole:
-    """Gymnasium's CartPole-v1 (Barto, Sutton and Anderson, 1983; semi-implicit constants and Euler steps as there)."""
+    """Gymnasium's CartPole-v1 (Barto, Sutton and Anderson, 1983; semi-implicit constants and Euler
+    steps as there)."""
 
     id: str = "CartPole-v1"
     suite: str = "jax"

@@ -1,4 +1,5 @@
-"""Environments that are pure functions: many at once, same-step resets, time limits told apart from ends."""
+"""Environments that are pure functions: many at once, same-step resets, time limits told apart from
+ends."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class PureEnv(Protocol):
         ...
 
     def step(self, state: Any, action: Array, key: Key) -> tuple[Any, Array, Array, Array]:
-        """State, observation, reward, whether nothing follows. Continuous actions come in [-1, 1], not yet clipped."""
+        """State, observation, reward, whether nothing follows. Continuous actions come in [-1, 1],
+        not yet clipped."""
         ...
 
 
@@ -41,8 +43,8 @@ class EnvState(eqx.Module):
 
 
 class DeviceEnv:
-    """N copies of a `PureEnv`. Where an episode ends the next one begins in the same step, and `final_obs` keeps the
-    true successor."""
+    """N copies of a `PureEnv`. Where an episode ends the next one begins in the same step, and
+    `final_obs` keeps the true successor."""
 
     def __init__(self, env: PureEnv, num_envs: int) -> None:
         self.env = env
@@ -67,7 +69,8 @@ class DeviceEnv:
     def step(
         self, state: EnvState, action: Array, key: Key
     ) -> tuple[EnvState, Step, tuple[Array, Array]]:
-        """One step of every environment. The last value is (return, length) so far, whole where an episode ended."""
+        """One step of every environment. The last value is (return, length) so far, whole where an
+        episode ended."""
         n = self.spec.num_envs
         k_step, k_reset = jax.random.split(key)
         keys = jax.random.split(k_step, n)

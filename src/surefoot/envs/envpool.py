@@ -1,7 +1,8 @@
-"""EnvPool: many environments stepped by one call to C++ threads. Resets on the step after an end, ignoring that action.
+"""EnvPool: many environments stepped by one call to C++ threads. Resets on the step after an end,
+ignoring that action.
 
-Where a task ends on the very step of its time limit, EnvPool calls it a cut and not an end; nothing it returns could
-tell them apart.
+Where a task ends on the very step of its time limit, EnvPool calls it a cut and not an end; nothing
+it returns could tell them apart.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from surefoot.types import EnvSpec, Step
 
 
 class EnvPoolEnvs:
-    """A pool with EnvPool's Gymnasium interface. `make(seed)` builds it: its seed is fixed at construction."""
+    """A pool with EnvPool's Gymnasium interface. `make(seed)` builds it: its seed is fixed at
+    construction."""
 
     def __init__(self, make: Any, env_id: str, seed: int) -> None:
         self._make, self._seed = make, seed
@@ -33,7 +35,8 @@ class EnvPoolEnvs:
         self._fresh = True
 
     def reset(self, seed: int) -> np.ndarray:
-        """Begin new episodes; a pool that has stepped, or has another seed, is made anew (reset restores nothing)."""
+        """Begin new episodes; a pool that has stepped, or has another seed, is made anew (reset
+        restores nothing)."""
         if seed != self._seed or not self._fresh:
             self.close()
             self.pool, self._seed = self._make(seed), seed

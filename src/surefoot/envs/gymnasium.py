@@ -1,4 +1,5 @@
-"""Gymnasium environments: stepped in this process one after another, or a vector environment in any reset mode."""
+"""Gymnasium environments: stepped in this process one after another, or a vector environment in any
+reset mode."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from surefoot.types import EnvSpec, Step
 
 
 def env_seeds(seed: int, count: int) -> list[int]:
-    """A seed below 2^31 - 1 (EnvPool's largest) for each of `count` environments; runs share no streams."""
+    """A seed below 2^31 - 1 (EnvPool's largest) for each of `count` environments; runs share no
+    streams."""
     words = np.random.SeedSequence([seed]).generate_state(count)
     return [int(w) % (2**31 - 1) for w in words]
 
@@ -26,7 +28,8 @@ def time_limit(env: Any) -> int | None:
 
 
 class InProcessEnvs:
-    """Gymnasium environments stepped one after another in this thread, each resetting on the step after its end.
+    """Gymnasium environments stepped one after another in this thread, each resetting on the step
+    after its end.
 
     This is as fast as the environments themselves: no worker processes, no checker, no copies.
     """
@@ -59,7 +62,8 @@ class InProcessEnvs:
         return self._obs
 
     def step(self, action: np.ndarray) -> Step:
-        """One step of every environment; those that had ended are reset instead. Arrays are reused at the next call."""
+        """One step of every environment; those that had ended are reset instead. Arrays are reused
+        at the next call."""
         obs, reward = self._obs, self._reward
         acts, shape = self.door(action), obs.shape[1:]
         mask = ~self._ended
@@ -89,7 +93,8 @@ class InProcessEnvs:
 
 
 class Named(gymnasium.Wrapper):
-    """An environment in a worker process: what it raises says which environment it was, and can be sent back.
+    """An environment in a worker process: what it raises says which environment it was, and can be
+    sent back.
 
     Gymnasium waits for ever for an exception that cannot be pickled.
     """
@@ -118,8 +123,9 @@ class Named(gymnasium.Wrapper):
 class VectorEnvs:
     """A Gymnasium vector environment, in whichever of the three reset modes it declares.
 
-    Next-step: the row after an end is masked. Same-step: the true successor is taken from `infos["final_obs"]`.
-    Disabled: environments that ended are reset here, through `options={"reset_mask": ...}`, which is same-step for us.
+    Next-step: the row after an end is masked. Same-step: the true successor is taken from
+    `infos["final_obs"]`. Disabled: environments that ended are reset here, through
+    `options={"reset_mask": ...}`, which is same-step for us.
     """
 
     def __init__(self, venv: Any, env_id: str, limit: int | None = None) -> None:
@@ -142,7 +148,8 @@ class VectorEnvs:
     def reset(self, seed: int) -> np.ndarray:
         """Seed and begin; observations [N, d].
 
-        Only vectors of single environments take a seed each; the others draw all their streams from one.
+        Only vectors of single environments take a seed each; the others draw all their streams from
+        one.
         """
         self._ended = np.zeros(self.spec.num_envs, bool)
         seeds = env_seeds(seed, self.spec.num_envs)

@@ -1,8 +1,9 @@
-"""gymnax environments, 1.0.1 (six values from a step) and 0.0.9 (five), behind the same pure functions.
+"""gymnax environments, 1.0.1 (six values from a step) and 0.0.9 (five), behind the same pure
+functions.
 
-The time limit is always ours: gymnax's own is moved out of reach, so that 0.0.9, whose one flag does not tell an end
-from a cut, is as exact as 1.0.1. The one exception shows its agent the time: there the limit is part of the task, and
-its end is an end.
+The time limit is always ours: gymnax's own is moved out of reach, so that 0.0.9, whose one flag
+does not tell an end from a cut, is as exact as 1.0.1. The one exception shows its agent the time:
+there the limit is part of the task, and its end is an end.
 """
 
 from __future__ import annotations

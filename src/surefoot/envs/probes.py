@@ -1,9 +1,10 @@
 """Probe environments: each fails in its own way when one part of an agent is broken.
 
-After the debugging folklore of the field: (1) one action, reward 1: is a constant value learnt? (2) reward equal to a
-random observation: does the value see the observation? (3) reward after two steps: is the discount right? (4) reward by
-action: does the policy follow the advantage? (5) reward by action and observation: does the policy see the observation?
-`counting` has an observation that is the step number, for tests of what is recorded where episodes end.
+After the debugging folklore of the field: (1) one action, reward 1: is a constant value learnt? (2)
+reward equal to a random observation: does the value see the observation? (3) reward after two
+steps: is the discount right? (4) reward by action: does the policy follow the advantage? (5) reward
+by action and observation: does the policy see the observation? `counting` has an observation that
+is the step number, for tests of what is recorded where episodes end.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ class Matched(Probe):
 
 @dataclass(frozen=True)
 class Counting(Probe):
-    """Observation = steps taken in the episode, reward = that number; ends or is cut at fixed steps."""
+    """Observation = steps taken in the episode, reward = that number; ends or is cut at fixed
+    steps."""
 
     id: str = "counting"
     terminate_at: int | None = None

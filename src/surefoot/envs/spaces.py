@@ -1,4 +1,5 @@
-"""The door between policies and environments: which spaces are supported, and how actions pass through it."""
+"""The door between policies and environments: which spaces are supported, and how actions pass
+through it."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def failed(who: str, what: str, error: Exception) -> EnvironmentFault:
 
 
 def check_shape(what: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """Raise `ValueError` unless an environment keeps to the shape it promised; NumPy would broadcast silently."""
+    """Raise `ValueError` unless an environment keeps to the shape it promised; NumPy would
+    broadcast silently."""
     if shape != wanted:
         raise ValueError(f"{what} of shape {shape} where {wanted} was promised")
 
@@ -33,8 +35,8 @@ def check_shape(what: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> N
 class ActionDoor:
     """From a policy's actions [N, d] or [N] to an environment's.
 
-    Finite boxes are mapped from [-1, 1] and clipped here and nowhere else; unbounded boxes and discrete actions pass.
-    Raises `UsageError` for spaces that are not supported.
+    Finite boxes are mapped from [-1, 1] and clipped here and nowhere else; unbounded boxes and
+    discrete actions pass. Raises `UsageError` for spaces that are not supported.
     """
 
     def __init__(self, space: Any, env_id: str) -> None:

@@ -1,4 +1,5 @@
-"""The table of methods: what each is called, where it lives, and one line on it. Importing it imports no method."""
+"""The table of methods: what each is called, where it lives, and one line on it. Importing it
+imports no method."""
 
 from __future__ import annotations
 

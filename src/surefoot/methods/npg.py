@@ -16,13 +16,14 @@ from surefoot.types import Array, Batch, Info, Key, Penalty, no_penalty
 
 @dataclass(frozen=True)
 class NPG:
-    r"""Natural policy gradient (Kakade, 2001; step rules as in Schulman et al., 2015, and Duan et al., 2016).
+    r"""Natural policy gradient (Kakade, 2001; step rules as in Schulman et al., 2015, and Duan et
+    al., 2016).
 
         x = F^-1 g,   new = old + lr x                        (fixed step, Kakade)
                       new = old + sqrt(2 max_kl / x'Fx) x     (normalised step, "truncated" NPG)
 
-    Exactly one of `lr` and `max_kl` is given. Here `max_kl` bounds the *quadratic model* of the KL, 1/2 d'Fd <= max_kl;
-    the realised KL is not checked (that is TRPO) and is shown by the report.
+    Exactly one of `lr` and `max_kl` is given. Here `max_kl` bounds the *quadratic model* of the KL,
+    1/2 d'Fd <= max_kl; the realised KL is not checked (that is TRPO) and is shown by the report.
 
     Departures: damping is added to F, as in every public code.
 

@@ -19,13 +19,15 @@ class PPO:
 
         maximise  mean[ min(r A, clip(r, 1 - clip, 1 + clip) A) ],   r = p(a|s) / old(a|s)
 
-    by Adam over shuffled minibatches. The clip bounds neither the ratio nor the KL: PPO promises nothing, and the
-    report shows what happened. `stop_kl` (an extension found in most codes, where it is called target_kl) stops after
-    the first epoch at whose end the mean KL(old || new) of the whole batch is above it.
+    by Adam over shuffled minibatches. The clip bounds neither the ratio nor the KL: PPO promises
+    nothing, and the report shows what happened. `stop_kl` (an extension found in most codes, where
+    it is called target_kl) stops after the first epoch at whose end the mean KL(old || new) of the
+    whole batch is above it.
 
-    Departures: the critic is fitted after the policy by its own passes (`ValueFit`) unless layers are shared, so actor
-    and critic gradients are clipped apart; learning-rate annealing, gradient clipping and minibatch normalisation of
-    advantages are details of the authors' code, not of the paper, and are fields.
+    Departures: the critic is fitted after the policy by its own passes (`ValueFit`) unless layers
+    are shared, so actor and critic gradients are clipped apart; learning-rate annealing, gradient
+    clipping and minibatch normalisation of advantages are details of the authors' code, not of the
+    paper, and are fields.
 
     >>> from surefoot import PPO
     >>> PPO(clip=0.1).clip

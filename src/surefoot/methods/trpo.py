@@ -23,19 +23,21 @@ from surefoot.types import Array, Batch, Info, Key, Penalty, no_penalty, within
 
 @dataclass(frozen=True)
 class TRPO:
-    r"""Trust Region Policy Optimization (Schulman et al., 2015, section 5 and Appendix C), single path.
+    r"""Trust Region Policy Optimization (Schulman et al., 2015, section 5 and Appendix C), single
+    path.
 
         maximise   L(p)  = mean[ p(a|s) / old(a|s) * A ]
         subject to KL(p) = mean[ KL(old || p) ] <= max_kl
 
-    The direction is x = F^-1 g by conjugate gradient, the step sqrt(2 max_kl / x'Fx) x, shrunk by `backtrack` until the
-    surrogate improves and the exact mean KL over the whole batch is inside. If none of the candidates is accepted the
-    old policy is returned.
+    The direction is x = F^-1 g by conjugate gradient, the step sqrt(2 max_kl / x'Fx) x, shrunk by
+    `backtrack` until the surrogate improves and the exact mean KL over the whole batch is inside.
+    If none of the candidates is accepted the old policy is returned.
 
     delta = max_kl, alpha = backtrack.
 
-    Departures from the paper: damping is added to F (App. C.1 leaves it implicit; 0.1 is what reference codes use);
-    advantages come from GAE and the critic instead of Monte-Carlo Q; F uses all samples, the paper one in ten.
+    Departures from the paper: damping is added to F (App. C.1 leaves it implicit; 0.1 is what
+    reference codes use); advantages come from GAE and the critic instead of Monte-Carlo Q; F uses
+    all samples, the paper one in ten.
 
     >>> from surefoot import TRPO
     >>> TRPO(max_kl=0.02).max_kl
@@ -56,7 +58,8 @@ class TRPO:
     max_backtracks: int = 10
     """Times the step may shrink before the old policy is kept."""
     min_gain_ratio: float = 0.0
-    """Share of the linearly predicted gain that must be realised: 0 asks for any, 0.1 is the authors' code."""
+    """Share of the linearly predicted gain that must be realised: 0 asks for any, 0.1 is the
+    authors' code."""
     surrogate: Surrogate = Importance()
     """What is maximised."""
 

@@ -1,4 +1,5 @@
-"""Presets: published settings as values, chosen by method and environment, every number with its source."""
+"""Presets: published settings as values, chosen by method and environment, every number with its
+source."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ from surefoot.envs import nearest, split
 from surefoot.value import ValueFit
 
 DEFAULT_ENVS = {"": 8, "envpool": 64, "jax": 64, "gymnax": 64, "probe": 64}
-"""Environments stepped together where the preset does not say: as many as make stepping cheap in each suite."""
+"""Environments stepped together where the preset does not say: as many as make stepping cheap in
+each suite."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings that go together. `methods` and `envs` (plain ids; () for any) say where it applies by itself."""
+    """Settings that go together. `methods` and `envs` (plain ids; () for any) say where it applies
+    by itself."""
 
     name: str
     methods: tuple[str, ...]
@@ -40,8 +43,9 @@ def all_presets() -> list[Preset]:
 def choose(method: str, env: str, name: str | None = None) -> Config[Any, Any]:
     """The starting configuration for a method and an environment.
 
-    `name` is a preset's name, `none` for the bare defaults of the records, or None to choose by method and environment
-    (bare defaults where nothing fits). Raises `UsageError` for an unknown name or one that is of another method.
+    `name` is a preset's name, `none` for the bare defaults of the records, or None to choose by
+    method and environment (bare defaults where nothing fits). Raises `UsageError` for an unknown
+    name or one that is of another method.
     """
     suite, tail = split(env)
     presets = all_presets()

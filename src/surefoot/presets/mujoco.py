@@ -1,4 +1,5 @@
-"""Presets for Gymnasium's MuJoCo tasks. 64 x 64 tanh, observations and rewards normalised unless said otherwise."""
+"""Presets for Gymnasium's MuJoCo tasks. 64 x 64 tanh, observations and rewards normalised unless
+said otherwise."""
 
 from __future__ import annotations
 

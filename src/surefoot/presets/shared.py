@@ -1,4 +1,5 @@
-"""Presets with layers shared by policy and critic; chosen by name alone, for first-order methods."""
+"""Presets with layers shared by policy and critic; chosen by name alone, for first-order
+methods."""
 
 from __future__ import annotations
 

@@ -1,1 +1,2 @@
-"""Collecting rollouts: a Python loop for host environments, a scan for environments on the device."""
+"""Collecting rollouts: a Python loop for host environments, a scan for environments on the
+device."""

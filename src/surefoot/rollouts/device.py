@@ -20,7 +20,8 @@ class Finished(eqx.Module):
     episode_return: Array
     length: Array
     finite: Array
-    """[T, N]: whether the reward and the observations of that step were finite, before they were clipped."""
+    """[T, N]: whether the reward and the observations of that step were finite, before they were
+    clipped."""
 
     def mean_return(self) -> Array:
         """Mean return of the episodes that ended; NaN if none did."""
@@ -37,7 +38,8 @@ def collect(
     key: Key,
     num_steps: int,
 ) -> tuple[EnvState, Rollout, RunningStats | None, Finished]:
-    """`num_steps` steps of every environment with the policy, observations normalised with frozen statistics."""
+    """`num_steps` steps of every environment with the policy, observations normalised with frozen
+    statistics."""
     normalize = (lambda x: x) if stats is None else stats.normalize
 
     def step(state: EnvState, key: Key) -> tuple[EnvState, tuple[Any, ...]]:

@@ -1,4 +1,5 @@
-"""Collection from host environments: a Python loop round a NumPy copy of the actor, one transfer a batch."""
+"""Collection from host environments: a Python loop round a NumPy copy of the actor, one transfer a
+batch."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ class Episode(NamedTuple):
 class Shadow:
     """The actor in NumPy: normalised observations [N, d] to the parameters of the distribution.
 
-    Equal to the jax actor to float32 rounding. `mean_or_logits(obs)` gives the mean [N, act] or the logits [N, K], and
-    `log_std(obs)` the log-sigma, bounded as in the policy.
+    Equal to the jax actor to float32 rounding. `mean_or_logits(obs)` gives the mean [N, act] or the
+    logits [N, K], and `log_std(obs)` the log-sigma, bounded as in the policy.
     """
 
     def __init__(self, policy: Any) -> None:
@@ -86,7 +87,8 @@ class Shadow:
 
 
 class JittedActor:
-    """The jax actor behind the same call, for networks too large (or of another kind) for the NumPy copy."""
+    """The jax actor behind the same call, for networks too large (or of another kind) for the NumPy
+    copy."""
 
     def __init__(self, policy: Any) -> None:
         self._policy = policy
@@ -119,7 +121,8 @@ def host_actor(policy: Any) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarr
 
 
 def act(actor: Callable, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-    """Actions for observations: sampled with `noise` (standard normal [N, d], or Gumbel [N, K]), the mode if None."""
+    """Actions for observations: sampled with `noise` (standard normal [N, d], or Gumbel [N, K]),
+    the mode if None."""
     first, log_std = actor(obs)
     if log_std is None:
         return np.argmax(first if noise is None else first + noise, axis=-1)
@@ -127,7 +130,8 @@ def act(actor: Callable, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarra
 
 
 def draw_noise(rng: np.random.Generator, spec: EnvSpec, steps: int) -> np.ndarray:
-    """Noise for a whole rollout, float32 [T, N, action_dim]: standard normal, or Gumbel for discrete actions."""
+    """Noise for a whole rollout, float32 [T, N, action_dim]: standard normal, or Gumbel for
+    discrete actions."""
     shape = (steps, spec.num_envs, spec.action_dim)
     if not spec.discrete:
         return rng.standard_normal(shape, np.float32)
@@ -138,7 +142,8 @@ def draw_noise(rng: np.random.Generator, spec: EnvSpec, steps: int) -> np.ndarra
 
 
 class HostCollector:
-    """Steps host environments and records what they said, in arrays made once: a rollout is good until the next one."""
+    """Steps host environments and records what they said, in arrays made once: a rollout is good
+    until the next one."""
 
     def __init__(self, env: HostEnv, num_steps: int, seed: int) -> None:
         self.env, self.num_steps, self.seed = env, num_steps, seed
@@ -163,10 +168,11 @@ class HostCollector:
     def collect(
         self, policy: Any, stats: RunningStats | None, update: int
     ) -> tuple[Rollout, RunningStats | None, list[Episode]]:
-        """`num_steps` steps with the policy; rollout, moments of the raw observations, and episodes that ended.
+        """`num_steps` steps with the policy; rollout, moments of the raw observations, and episodes
+        that ended.
 
-        Noise depends on the run's seed and the number of the update alone. Raises `EnvironmentFault` where an
-        environment raises or says something that is not finite.
+        Noise depends on the run's seed and the number of the update alone. Raises
+        `EnvironmentFault` where an environment raises or says something that is not finite.
         """
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 2, update])))
         noise = draw_noise(rng, self.env.spec, self.num_steps)
