@@ -32,9 +32,16 @@ STEPS = 1_000_000
 ACTION_DIM = {"HalfCheetah-v5": 6, "Hopper-v5": 3}
 
 WORK = {
-    "presets": [(m, e, s) for m in ("trpo", "ppo") for e in ("envpool:HalfCheetah-v5", "envpool:Hopper-v5") for s in SEEDS],
-    "equal": [(m, e, s) for m in ("trpo", "ppo") for e in ("HalfCheetah-v5", "Hopper-v5") for s in SEEDS],
-}  # fmt: skip
+    "presets": [
+        (m, e, s)
+        for m in ("trpo", "ppo")
+        for e in ("envpool:HalfCheetah-v5", "envpool:Hopper-v5")
+        for s in SEEDS
+    ],
+    "equal": [
+        (m, e, s) for m in ("trpo", "ppo") for e in ("HalfCheetah-v5", "Hopper-v5") for s in SEEDS
+    ],
+}
 
 
 def configuration(kind: str, method: str, env: str, seed: int):
@@ -198,19 +205,26 @@ def table() -> None:
     rows = read(STORE)
     lines = ["# Learning: TRPO and PPO at one million steps", ""]
     lines += [
-        "Made by `python benchmarks/learning.py table` from learning.jsonl and equal_learning_peers.jsonl.",
+        "Made by `python benchmarks/learning.py table` from learning.jsonl and "
+        "equal_learning_peers.jsonl.",
         "",
     ]
     lines += [
         "## Presets",
         "",
-        "`python benchmarks/learning.py presets --jobs 2`: mean return of the last 100 training episodes, and of 20",
+        "`python benchmarks/learning.py presets --jobs 2`: mean return of the last 100 training "
+        "episodes, and of 20",
     ]
     lines += [
-        "deterministic evaluation episodes; interquartile mean over seeds 0 to 4 with a 95 % bootstrap interval.",
+        "deterministic evaluation episodes; interquartile mean over seeds 0 to 4 with a 95 % "
+        "bootstrap interval.",
         "",
     ]
-    lines += ["| method | environment | training return | evaluation return | largest mean KL / max_kl | median / max_kl | accepted, least | worst state KL | seconds |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines += [
+        "| method | environment | training return | evaluation return | largest mean KL / max_kl "
+        "| median / max_kl | accepted, least | worst state KL | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for method in ("trpo", "ppo"):
         for env in ("envpool:HalfCheetah-v5", "envpool:Hopper-v5"):
             got = [
@@ -238,10 +252,12 @@ def table() -> None:
         "",
         "## Equal learning",
         "",
-        "The same settings on both sides, the same 8 Gymnasium environments, one million steps, seeds 0 to 4;",
+        "The same settings on both sides, the same 8 Gymnasium environments, one million steps, "
+        "seeds 0 to 4;",
     ]
     lines += [
-        "`python benchmarks/learning.py equal --jobs 2` and `benchmarks/peers/learn_sb3.py` in the peers' environment.",
+        "`python benchmarks/learning.py equal --jobs 2` and `benchmarks/peers/learn_sb3.py` in the "
+        "peers' environment.",
         "",
     ]
     lines += [

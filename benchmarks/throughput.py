@@ -26,12 +26,42 @@ PEER = [str(HERE / "peers" / "speed_sb3.py")]
 # name, our arguments, the peer's arguments, the figure, the ratio asked for (peer time / our time,
 # or rate / rate)
 PAIRS = [
-    ("PPO, HalfCheetah-v5, 8 Gymnasium environments", ["ppo", "HalfCheetah-v5", "--num-envs", "8"], ["ppo", "HalfCheetah-v5"], "steps_per_second", 4.8),
-    ("PPO, envpool:HalfCheetah-v5, 64", ["ppo", "envpool:HalfCheetah-v5", "--num-envs", "64", "--updates", "120"], ["ppo", "HalfCheetah-v5"], "steps_per_second", 9.0),
-    ("TRPO, envpool:HalfCheetah-v5, 64", ["trpo", "envpool:HalfCheetah-v5", "--num-envs", "64", "--updates", "120"], ["trpo", "HalfCheetah-v5"], "steps_per_second", 4.5),
-    ("TRPO policy step, 2048 rows, CG 10", ["policy-step", "--cg", "10"], ["policy-step", "--cg", "10"], "policy_step_ms", 7.5),
-    ("PPO, jax:CartPole-v1", ["ppo", "jax:CartPole-v1", "--num-envs", "64", "--updates", "120"], ["ppo", "CartPole-v1"], "steps_per_second", 22.0),
-]  # fmt: skip
+    (
+        "PPO, HalfCheetah-v5, 8 Gymnasium environments",
+        ["ppo", "HalfCheetah-v5", "--num-envs", "8"],
+        ["ppo", "HalfCheetah-v5"],
+        "steps_per_second",
+        4.8,
+    ),
+    (
+        "PPO, envpool:HalfCheetah-v5, 64",
+        ["ppo", "envpool:HalfCheetah-v5", "--num-envs", "64", "--updates", "120"],
+        ["ppo", "HalfCheetah-v5"],
+        "steps_per_second",
+        9.0,
+    ),
+    (
+        "TRPO, envpool:HalfCheetah-v5, 64",
+        ["trpo", "envpool:HalfCheetah-v5", "--num-envs", "64", "--updates", "120"],
+        ["trpo", "HalfCheetah-v5"],
+        "steps_per_second",
+        4.5,
+    ),
+    (
+        "TRPO policy step, 2048 rows, CG 10",
+        ["policy-step", "--cg", "10"],
+        ["policy-step", "--cg", "10"],
+        "policy_step_ms",
+        7.5,
+    ),
+    (
+        "PPO, jax:CartPole-v1",
+        ["ppo", "jax:CartPole-v1", "--num-envs", "64", "--updates", "120"],
+        ["ppo", "CartPole-v1"],
+        "steps_per_second",
+        22.0,
+    ),
+]
 
 
 def call(python: str, args: list[str]) -> dict:
@@ -118,7 +148,8 @@ def main() -> None:
             }
         )
         print(
-            f"{name:<48} {mine:>10.1f} {theirs:>10.1f} {key:<17} ratio {ratio:5.2f} (asked {floor})",
+            f"{name:<48} {mine:>10.1f} {theirs:>10.1f} {key:<17} "
+            f"ratio {ratio:5.2f} (asked {floor})",
             flush=True,
         )
     limit = statistics.median(r["steps_per_second"] for r in raw)

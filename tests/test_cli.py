@@ -76,28 +76,55 @@ WRONG = [
     (["trian"], "no command is called 'trian'; did you mean train?"),
     (["train", "trop", "--env", "CartPole-v1"], "no method is called 'trop'; did you mean trpo?"),
     (["train", "trpo"], "--env is missing"),
-    (["train", "trpo", "--env", "CartPole-v2"], "no environment is called 'CartPole-v2'; did you mean CartPole-v1?"),
+    (
+        ["train", "trpo", "--env", "CartPole-v2"],
+        "no environment is called 'CartPole-v2'; did you mean CartPole-v1?",
+    ),
     (["train", "trpo", "--env", "jax:CartPole"], "did you mean CartPole-v1?"),
-    (["train", "trpo", *TINY, "--method.max-lk", "3"], "unknown flag --method.max-lk, 3; did you mean --method.max-kl?"),
-    (["train", "trpo", *TINY, "--method.max-kl", "-1"], "TRPO.max_kl is -1.0; allowed: a number in [1e-05, inf)"),
-    (["train", "trpo", *TINY, "--method.max-kl", "1e-6"], "TRPO.max_kl is 1e-06; allowed: a number in [1e-05, inf)"),
+    (
+        ["train", "trpo", *TINY, "--method.max-lk", "3"],
+        "unknown flag --method.max-lk, 3; did you mean --method.max-kl?",
+    ),
+    (
+        ["train", "trpo", *TINY, "--method.max-kl", "-1"],
+        "TRPO.max_kl is -1.0; allowed: a number in [1e-05, inf)",
+    ),
+    (
+        ["train", "trpo", *TINY, "--method.max-kl", "1e-6"],
+        "TRPO.max_kl is 1e-06; allowed: a number in [1e-05, inf)",
+    ),
     (["train", "trpo", *TINY, "--gamma", "2"], "Config.gamma is 2.0; allowed: a number in [0, 1]"),
     (["train", "trpo", *TINY, "--gamma", "nan"], "nan is not a number"),
     (["train", "trpo", *TINY, "--steps", "abc"], "'abc' is not a whole number"),
-    (["train", "trpo", *TINY, "--steps", "0"], "Config.steps is 0; allowed: a whole number of at least 1"),
+    (
+        ["train", "trpo", *TINY, "--steps", "0"],
+        "Config.steps is 0; allowed: a whole number of at least 1",
+    ),
     (["train", "trpo", *TINY, "--seed"], "Missing value for argument '--seed'"),
     (["train", "trpo", *TINY, "--seed", "-1"], "Config.seed is -1"),
     (["train", "trpo", *TINY, "--preset", "trpo-mojoco"], "did you mean trpo-mujoco?"),
     (["train", "trpo", *TINY, "--value", "shared"], "TRPO refuses layers shared"),
     (["train", "trpo", *TINY, "--value", "both"], "--value is 'both'; allowed: fit, shared"),
-    (["train", "npg", *TINY, "--method.lr", "0.1"], "give exactly one, as in --method.lr 0.1 --method.max-kl none"),
+    (
+        ["train", "npg", *TINY, "--method.lr", "0.1"],
+        "give exactly one, as in --method.lr 0.1 --method.max-kl none",
+    ),
     (["train", "ppo", *TINY, "--method.target-kl", "0.1"], "is --method.stop-kl here"),
-    (["train", "ppo", *TINY, "--normalize-advantage", "some"], "Expected one of ('batch', 'minibatch', 'none')"),
-    (["train", "ppo", *TINY, "--method.sgd.minibatches", "100"], "SGD.minibatches is 100; allowed: at most 64"),
+    (
+        ["train", "ppo", *TINY, "--normalize-advantage", "some"],
+        "Expected one of ('batch', 'minibatch', 'none')",
+    ),
+    (
+        ["train", "ppo", *TINY, "--method.sgd.minibatches", "100"],
+        "SGD.minibatches is 100; allowed: at most 64",
+    ),
     (["train", "trpo", *TINY, "--config", "nowhere.json"], "nowhere.json does not exist"),
     (["train", "trpo", *TINY, "--seeds", "0"], "--seeds is 0"),
     (["train", "trpo", *TINY, "--workers", "5"], "allowed: 0 (this process) or 2"),
-    (["train", "trpo", "--env", "jax:CartPole-v1", "--workers", "2"], "worker processes are for plain Gymnasium ids only"),
+    (
+        ["train", "trpo", "--env", "jax:CartPole-v1", "--workers", "2"],
+        "worker processes are for plain Gymnasium ids only",
+    ),
     (["train", "ppo", "--env", "Blackjack-v1"], "supported are 1-D Box observations"),
     (["eval"], "RUN is missing"),
     (["eval", "nowhere"], "nowhere does not exist"),
@@ -106,7 +133,7 @@ WRONG = [
     (["list", "nothing"], "nothing to list is called 'nothing'"),
     (["list", "runs", "--josn"], "unknown flag --josn"),
     (["doctor", "--x"], "unknown flag --x"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("args", "message"), WRONG, ids=[" ".join(a) for a, _ in WRONG])

@@ -123,7 +123,7 @@ def test_rows_and_updates():
 
 
 def test_minibatches_cannot_exceed_rows():
-    with pytest.raises(UsageError, match="SGD.minibatches is 32; allowed: at most 16"):
+    with pytest.raises(UsageError, match=r"SGD\.minibatches is 32; allowed: at most 16"):
         Config(PPO(), ValueFit(SGD(minibatches=4)), num_envs=4, num_steps=4)
 
 

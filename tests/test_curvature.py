@@ -206,7 +206,8 @@ def test_backtracking_under_vmap():
         np.testing.assert_array_equal(row, START + np.float32(scale) * STEP)
 
 
-REGULATOR = {  # methods.md 7.2: Fisher, radius, halvings, accepted parameters, gain, mean KL, utility
+# methods.md 7.2: Fisher, radius, halvings, accepted parameters, gain, mean KL, utility
+REGULATOR = {
     "trajectory 0.1": (1, 0.1, 0, [-0.577601, 0.460564], 0.6930906, 0.0115892, -2.4962083),
     "trajectory 1": (1, 1.0, 0, [-0.745396, 0.375291], 1.9219674, 0.1676836, -1.5474464),
     "step 0.01": (10, 0.01, 1, [-0.538801, 0.480282], 0.3564088, 0.0026871, -2.7956650),

@@ -443,12 +443,13 @@ def test_huge_numbers_are_numbers():
     [
         (
             "raises",
-            "environment 1 of faulty failed in step: RuntimeError: the 100% solver diverged (at step 6)",
+            "environment 1 of faulty failed in step: RuntimeError: the 100% solver diverged "
+            "(at step 6)",
         ),
         (
             "shape",
-            "environment 1 of faulty failed in step: ValueError: observation of shape (1,) where (2,) was promised "
-            "(at step 6)",
+            "environment 1 of faulty failed in step: ValueError: observation of shape (1,) "
+            "where (2,) was promised (at step 6)",
         ),
         ("reset raises", "environment 1 of faulty failed in reset: RuntimeError: no licence"),
         ("first observation", "observation is nan in environment 1 of faulty at step 0"),
@@ -545,7 +546,8 @@ class Worker(Faulty):
     [
         (
             "raises",
-            r"environment 1 of Worker failed in step: RuntimeError: the 100% solver diverged \(at step 6\)$",
+            r"environment 1 of Worker failed in step: RuntimeError: the 100% solver diverged "
+            r"\(at step 6\)$",
         ),
         (
             "unsendable",
@@ -553,7 +555,8 @@ class Worker(Faulty):
         ),
         (
             "shape",
-            r"environment 1 of Worker failed in step: ValueError: observation of shape .* \(at step 6\)$",
+            r"environment 1 of Worker failed in step: ValueError: observation of shape .* "
+            r"\(at step 6\)$",
         ),
     ],
 )

@@ -165,9 +165,11 @@ def copied(rollout):
 
 def test_noise_depends_on_seed_and_update_alone():
     policy, _ = Networks(hidden=(4,)).init(stairs().spec, 0)
-    run = lambda seed, update: (
-        copied(HostCollector(stairs(), 20, seed).collect(policy, None, update)[0]).action
-    )
+
+    def run(seed, update):
+        collector = HostCollector(stairs(), 20, seed)
+        return copied(collector.collect(policy, None, update)[0]).action
+
     np.testing.assert_array_equal(run(1, 5), run(1, 5))
     assert (run(1, 5) != run(1, 6)).any() and (run(1, 5) != run(2, 5)).any()
 

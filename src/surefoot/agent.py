@@ -58,7 +58,10 @@ class TrustReport:
             if self.max_kl is None
             else f"{self.violations} violations of {self.promise} <= {self.max_kl:g}"
         )
-        return f"{bound} in {len(self.kl_mean)} updates · {self.rolled_back} rolled back · median KL {median:.3g} · worst state {worst:.3g}"
+        return (
+            f"{bound} in {len(self.kl_mean)} updates · {self.rolled_back} rolled back · "
+            f"median KL {median:.3g} · worst state {worst:.3g}"
+        )
 
 
 class Agent:
@@ -271,7 +274,9 @@ class Agent:
         from the policy.
         """
         raw = np.asarray(obs, np.float64)
-        require(raw.shape[-1:] == (self.spec.obs_dim,) and raw.ndim in (1, 2), self, "obs", raw.shape, f"[{self.spec.obs_dim}] or [N, {self.spec.obs_dim}]")  # fmt: skip
+        d = self.spec.obs_dim
+        fits = raw.shape[-1:] == (d,) and raw.ndim in (1, 2)
+        require(fits, self, "obs", raw.shape, f"[{d}] or [N, {d}]")
         rows = np.atleast_2d(raw)
         x = np.empty(rows.shape, np.float32)
         HostNormalizer(self.obs_stats)(rows, x)

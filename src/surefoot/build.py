@@ -63,7 +63,8 @@ def build(
     made = envs.make(env, config.num_envs)
     if not made.spec.on_device:
         raise UsageError(
-            f"{env} runs on the host; build takes jax:, gymnax: and probe: environments, Agent takes all"
+            f"{env} runs on the host; build takes jax:, gymnax: and probe: environments, "
+            "Agent takes all"
         )
     algo, settings = config.algorithm, config
     template = fresh_state(config, made.spec)

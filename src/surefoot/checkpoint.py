@@ -61,7 +61,8 @@ def tree_from_arrays(template: Any, arrays: dict[str, np.ndarray], where: str) -
             raise DamagedCheckpoint(f"{where} has no array {name}")
         if got.shape != like.shape or got.dtype != like.dtype:
             raise DamagedCheckpoint(
-                f"{where}: array {name} is {got.dtype}{list(got.shape)}, the configuration asks for {like.dtype}{list(like.shape)}"
+                f"{where}: array {name} is {got.dtype}{list(got.shape)}, "
+                f"the configuration asks for {like.dtype}{list(like.shape)}"
             )
         return (
             jax.random.wrap_key_data(jnp.asarray(got), impl=jax.random.key_impl(leaf))

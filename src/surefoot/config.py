@@ -103,7 +103,8 @@ class Config(Generic[M, V]):
                 sgd,
                 "minibatches",
                 sgd.minibatches,
-                f"at most {self.rows}, the rows of an update ({self.num_envs} environments x {self.rollout_steps} steps)",
+                f"at most {self.rows}, the rows of an update "
+                f"({self.num_envs} environments x {self.rollout_steps} steps)",
             )
         _ = self.algorithm
 

@@ -102,8 +102,9 @@ class PlainLines(_View):
         kl = f"{number(m['kl_mean'], '.4f')} / {budget_text(self.agent.bound, self.stop)}"
         accepted = "" if m.get("accepted", True) else " · refused: old policy kept"
         line = (
-            f"{steps_text(m['env_steps']):>10}  {self.returns(m):>17}  {kl:>17}  {number(m['kl_max']):>7}"
-            f"  {number(m['entropy']):>7}  {number(m['explained_variance'], '.2f'):>8}  {steps_text(t['steps_per_second']):>7}"
+            f"{steps_text(m['env_steps']):>10}  {self.returns(m):>17}  {kl:>17}"
+            f"  {number(m['kl_max']):>7}  {number(m['entropy']):>7}"
+            f"  {number(m['explained_variance'], '.2f'):>8}  {steps_text(t['steps_per_second']):>7}"
         )
         print(line + accepted + self.notes(m), file=self._out, flush=True)
 
@@ -162,21 +163,26 @@ class Panel(_View):
         done = max(1, m["env_steps"] - self.first)
         left = t["seconds"] * max(0, self.target - m["env_steps"]) / done
         bound = self.agent.bound
+        trust = f"KL mean {number(m['kl_mean'], '.4f')}"
         if bound is None:
-            trust = f"KL mean {number(m['kl_mean'], '.4f')}, no bound asked" + (
-                "" if self.stop is None else f", epochs stop above {self.stop:g}"
-            )
+            trust += ", no bound asked"
+            trust += "" if self.stop is None else f", epochs stop above {self.stop:g}"
         else:
-            trust = f"KL mean {number(m['kl_mean'], '.4f')} of {bound:.4f} {gauge(m['kl_mean'] / bound)}"
+            trust += f" of {bound:.4f} {gauge(m['kl_mean'] / bound)}"
         trust += f"   worst state {number(m['kl_max'])}"
         if "accepted" in m:
-            trust += f"   accepted {self._count - self._refused}/{self._count} · backtracks {self._backtracks / self._count:.1f}"
+            trust += f"   accepted {self._count - self._refused}/{self._count}"
+            trust += f" · backtracks {self._backtracks / self._count:.1f}"
         step = f"entropy {number(m['entropy'])}"
         if "cg_residual" in m:
-            step = f"CG residual {number(m['cg_residual'], '.1e')} · curvature {number(m['curvature'])} · {step}"
+            residual, curvature = number(m["cg_residual"], ".1e"), number(m["curvature"])
+            step = f"CG residual {residual} · curvature {curvature} · {step}"
         rows = [
-            f" {self.title}   {clock(t['seconds'])} / ~{clock(t['seconds'] + left)}   {steps_text(m['env_steps'])} steps   {steps_text(t['steps_per_second'])} steps/s",
-            f" return   {spark(list(self._curve))}   {self.returns(m)}   best {number(self._best, '.1f')}   length {number(m['episode_length'], '.0f')}   explained variance {number(m['explained_variance'], '.2f')}",
+            f" {self.title}   {clock(t['seconds'])} / ~{clock(t['seconds'] + left)}"
+            f"   {steps_text(m['env_steps'])} steps   {steps_text(t['steps_per_second'])} steps/s",
+            f" return   {spark(list(self._curve))}   {self.returns(m)}"
+            f"   best {number(self._best, '.1f')}   length {number(m['episode_length'], '.0f')}"
+            f"   explained variance {number(m['explained_variance'], '.2f')}",
             f" trust    {trust}",
             f" step     {step}   ratio {number(m['ratio_max'])}{self.notes(m)}",
         ]

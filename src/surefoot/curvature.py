@@ -57,10 +57,11 @@ def gauss_newton(policy: Any, batch: Batch) -> Product:
     pull = jax.linear_transpose(push, policy)
     count = jnp.maximum(jnp.sum(batch.mask), 1)
 
+    def weigh(x: Array) -> Array:
+        mask = batch.mask.reshape(-1, *(1,) * (x.ndim - 1))
+        return jnp.where(mask, x, 0) / count.astype(x.dtype)
+
     def product(v: Any) -> Any:
-        weigh = lambda x: (
-            jnp.where(batch.mask.reshape(-1, *(1,) * (x.ndim - 1)), x, 0) / count.astype(x.dtype)
-        )
         return pull(jax.tree.map(weigh, dist.fisher(push(v))))[0]
 
     return product

@@ -123,7 +123,9 @@ class SGD:
         flat, unravel = ravel_pytree(params)
         transform, rate = self.direction, self.rate(batch.progress)
 
-        def step(carry: tuple[Array, Any], mb: Batch) -> tuple[tuple[Array, Any], dict[str, Array]]:
+        def step(
+            carry: tuple[jax.Array, Any], mb: Batch
+        ) -> tuple[tuple[Array, Any], dict[str, Array]]:
             flat, opt = carry
             (value, info), grads = jax.value_and_grad(loss, has_aux=True)(unravel(flat), mb)
             move: Any

@@ -67,8 +67,9 @@ class Algorithm:
         if isinstance(self.value, SharedValue) and not getattr(self.method, "first_order", False):
             name = type(self.method).__name__
             raise UsageError(
-                f"{name} refuses layers shared by policy and critic: parameters the distribution does not see have "
-                "zero Fisher information and would eat the step; allowed: --networks.shared-layers 0"
+                f"{name} refuses layers shared by policy and critic: parameters the distribution "
+                "does not see have zero Fisher information and would eat the step; "
+                "allowed: --networks.shared-layers 0"
             )
 
     def penalty(self, policy: Any, batch: Batch) -> Array:

@@ -37,7 +37,8 @@ def overview() -> str:
     lines += [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     lines += [
         "",
-        "surefoot COMMAND --help says more. Exit codes: 0 done, 2 wrong usage, 3 environment or disk, 130 interrupted.",
+        "surefoot COMMAND --help says more. Exit codes: 0 done, 2 wrong usage, "
+        "3 environment or disk, 130 interrupted.",
     ]
     return "\n".join(lines)
 
@@ -59,7 +60,8 @@ def dispatch(args: list[str]) -> int:
     name = args[0]
     if name not in COMMANDS:
         raise UsageError(
-            f"no command is called {name!r}{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}"
+            f"no command is called {name!r}{nearest(name, COMMANDS)}; "
+            f"there are {', '.join(COMMANDS)}"
         )
     return importlib.import_module(f"surefoot.cli.{name}_").run(args[1:])
 

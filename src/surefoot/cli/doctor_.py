@@ -56,7 +56,8 @@ def notes() -> list[str]:
             out.append(problem)
         elif release(gymnax) < (1, 0):
             out.append(
-                f"gymnax {gymnax} has one flag for ends and time limits: the limits are counted here instead"
+                f"gymnax {gymnax} has one flag for ends and time limits: "
+                "the limits are counted here instead"
             )
     jax = version("jax") or "0"
     if not (0, 10) <= release(jax)[:2] < (0, 13):
@@ -101,7 +102,8 @@ def run(args: Sequence[str]) -> int:
     """Print what `examine` finds."""
     if any(a in ("-h", "--help") for a in args):
         print(
-            "usage: surefoot doctor [--json]\n\nwhat is installed, what is missing, and the line that installs it"
+            "usage: surefoot doctor [--json]\n\n"
+            "what is installed, what is missing, and the line that installs it"
         )
         return 0
     if extra := [a for a in args if a != "--json"]:

@@ -49,11 +49,13 @@ def run(args: Sequence[str]) -> int:
         return 0
     low, high = score.ci95
     how = "deterministic" if score.deterministic else "sampled"
+    length = sum(score.lengths) / len(score.lengths)
     print(f"return    {score.mean:.1f} [{low:.1f}, {high:.1f}], interquartile mean {score.iqm:.1f}")
     print(
-        f"episodes  {len(score.returns)}, {how}, {score.env}, normaliser frozen, update {agent.update}"
+        f"episodes  {len(score.returns)}, {how}, {score.env}, normaliser frozen, "
+        f"update {agent.update}"
     )
     print(
-        f"range     {min(score.returns):.1f} to {max(score.returns):.1f}, mean length {sum(score.lengths) / len(score.lengths):.0f}"
+        f"range     {min(score.returns):.1f} to {max(score.returns):.1f}, mean length {length:.0f}"
     )
     return 0

@@ -28,7 +28,8 @@ def run(args: Sequence[str]) -> int:
     kinds = {"methods": methods, "envs": environments, "presets": presets, "runs": runs}
     if what not in kinds:
         raise UsageError(
-            f"nothing to list is called {what!r}{nearest(what, kinds)}; there are {', '.join(kinds)}"
+            f"nothing to list is called {what!r}{nearest(what, kinds)}; "
+            f"there are {', '.join(kinds)}"
         )
     as_json = "--json" in rest
     rest = [a for a in rest if a != "--json"]

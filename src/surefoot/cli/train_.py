@@ -101,7 +101,8 @@ def parse_train(name: str, args: list[str]) -> Request:
         a.split("=")[0] in ("--method.target-kl", "--method.target_kl") for a in args
     ):
         raise UsageError(
-            "PPO has no target_kl: what other libraries call so stops epochs, and is --method.stop-kl here"
+            "PPO has no target_kl: what other libraries call so stops epochs, "
+            "and is --method.stop-kl here"
         )
     args = [spell(a) for a in args]
     path, env = scan(args, "--config"), scan(args, "--env")
@@ -179,10 +180,8 @@ def compilation_cache() -> None:
         os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"),
         "surefoot",
     )
-    folder = os.path.join(
-        root,
-        f"jax-{jax.__version__}-{platform.machine()}-{cpu_tag()}-{cores}-{os.environ.get('NPROC', '')}",
-    )
+    machine = f"{platform.machine()}-{cpu_tag()}-{cores}-{os.environ.get('NPROC', '')}"
+    folder = os.path.join(root, f"jax-{jax.__version__}-{machine}")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -213,7 +212,8 @@ def plan(config: Any, spec: Any) -> str:
     preset = f"preset {config.preset}" if config.preset != "none" else "no preset"
     return (
         f"{method_name(config.method)} · {config.env} · seed {config.seed} · {preset} · "
-        f"{config.updates} updates of {config.rows} {rows} reach {steps_text(config.steps)} steps · "
+        f"{config.updates} updates of {config.rows} {rows} "
+        f"reach {steps_text(config.steps)} steps · "
         f"{config.num_envs} environments x {config.rollout_steps}"
     )
 
@@ -225,7 +225,8 @@ def folder_for(config: Any, run_dir: Path | None) -> Path:
     if run_dir is not None:
         if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
             raise UsageError(
-                f"--run-dir {run_dir} exists and is not empty; a run is never overwritten, name another folder"
+                f"--run-dir {run_dir} exists and is not empty; "
+                "a run is never overwritten, name another folder"
             )
         run_dir.mkdir(parents=True, exist_ok=True)
         return run_dir
@@ -358,13 +359,15 @@ def closing(agent: Agent, folder: Path, request: Request) -> int:
         )
         return 0
     low, high = score.ci95
+    updates = f"{len(trust.kl_mean)} updates"
     if trust.max_kl is None:
-        kept = f"no bound asked, worst state KL {max(trust.kl_max):.3g} in {len(trust.kl_mean)} updates"
+        kept = f"no bound asked, worst state KL {max(trust.kl_max):.3g} in {updates}"
     else:
-        kept = f"{trust.violations} bound violations in {len(trust.kl_mean)} updates (mean KL <= {trust.max_kl:g})"
+        kept = f"{trust.violations} bound violations in {updates} (mean KL <= {trust.max_kl:g})"
     kept += f" · {trust.rolled_back} rolled back" if trust.rolled_back else ""
     print(
-        f"done      {score.mean:.1f} [{low:.1f}, {high:.1f}] over {EVAL_EPISODES} evaluation episodes, deterministic · {kept}"
+        f"done      {score.mean:.1f} [{low:.1f}, {high:.1f}] over {EVAL_EPISODES} "
+        f"evaluation episodes, deterministic · {kept}"
     )
     print(f"folder    {folder}")
     print(f"next      surefoot watch {folder}")

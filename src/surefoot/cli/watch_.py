@@ -65,10 +65,10 @@ def run(args: Sequence[str]) -> int:
     """Load the run, make the Gymnasium environment of the same id, and show it."""
     flags = parse(Flags, args, prog="surefoot watch")
     for name in ("episodes", "max_steps"):
-        if getattr(flags, name) < 1:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is {getattr(flags, name)}; allowed: a whole number of at least 1"
-            )
+        value = getattr(flags, name)
+        if value < 1:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is {value}; allowed: a whole number of at least 1")
     window = has_display() and not flags.video
     backend = None if window else offscreen_backend()
     if not window:
@@ -124,7 +124,10 @@ def cure(error: Exception, backend: str | None) -> str:
     if "pygame" in text:
         return 'pygame is not installed. Run: pip install "surefoot[plots]"'
     if backend is None:
-        return f"{text}. MuJoCo needs EGL or OSMesa off-screen; on Debian run: apt-get install libegl1 libgl1-mesa-dri"
+        return (
+            f"{text}. MuJoCo needs EGL or OSMesa off-screen; "
+            "on Debian run: apt-get install libegl1 libgl1-mesa-dri"
+        )
     return text
 
 
@@ -176,7 +179,10 @@ def record(frames: list[np.ndarray], folder: Path, name: str, fps: int) -> str:
         for i in np.linspace(0, len(frames) - 1, min(STRIP_FRAMES, len(frames))).astype(int)
     ]
     write_png(path, np.concatenate([p[::2, ::2] for p in picked], axis=1))
-    return f'frames    {path}: {len(picked)} of {len(frames)} frames; for a video: pip install "surefoot[plots]"'
+    return (
+        f"frames    {path}: {len(picked)} of {len(frames)} frames; "
+        'for a video: pip install "surefoot[plots]"'
+    )
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

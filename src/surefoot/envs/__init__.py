@@ -111,14 +111,16 @@ def _from_object(env: Any, num_envs: int, workers: int) -> Any:
 
     if workers and isinstance(env, (gymnasium.Env, gymnasium.vector.VectorEnv)):
         raise UsageError(
-            f"--workers is {workers} but the environment is made already; hand in a function that makes one"
+            f"--workers is {workers} but the environment is made already; "
+            "hand in a function that makes one"
         )
     if isinstance(env, gymnasium.vector.VectorEnv):
         return VectorEnvs(env, _name(env))
     if isinstance(env, gymnasium.Env):
         if num_envs != 1:
             raise UsageError(
-                f"num_envs is {num_envs} but one environment was handed in; hand in a function that makes one"
+                f"num_envs is {num_envs} but one environment was handed in; "
+                "hand in a function that makes one"
             )
         return InProcessEnvs([env], _name(env))
     if not callable(env):
@@ -159,7 +161,8 @@ def _workers(
 
     if workers != num_envs:
         raise UsageError(
-            f"--workers is {workers} with {num_envs} environments; allowed: 0 (this process) or {num_envs}"
+            f"--workers is {workers} with {num_envs} environments; "
+            f"allowed: 0 (this process) or {num_envs}"
         )
     mode = gymnasium.vector.AutoresetMode.SAME_STEP
     makers = [functools.partial(_made, Named, maker, i, env_id) for i in range(num_envs)]
@@ -272,7 +275,8 @@ def _own(suite: str, tail: str) -> Any:
         from surefoot.envs.probes import PROBES as table
     if tail not in table:
         raise UsageError(
-            f"no environment is called {suite}:{tail}{nearest(tail, table)}; there are {', '.join(table)}"
+            f"no environment is called {suite}:{tail}{nearest(tail, table)}; "
+            f"there are {', '.join(table)}"
         )
     return table[tail]()
 

@@ -194,7 +194,8 @@ class VectorEnvs:
             last = infos["final_obs"][i] if "final_obs" in infos else None
             if last is None:
                 raise ValueError(
-                    f"environment {i} ended and infos['final_obs'] does not hold its last observation"
+                    f"environment {i} ended and infos['final_obs'] does not hold "
+                    "its last observation"
                 )
             check_shape("final_obs", np.shape(last), final.shape[1:])
             final[i] = last

@@ -69,7 +69,8 @@ def _named(presets: list[Preset], name: str, method: str) -> Preset:
     table = {p.name: p for p in presets}
     if name not in table:
         raise UsageError(
-            f"no preset is called {name!r}{nearest(name, table)}; there are none, {', '.join(table)}"
+            f"no preset is called {name!r}{nearest(name, table)}; "
+            f"there are none, {', '.join(table)}"
         )
     preset = table[name]
     if method not in preset.methods:

@@ -86,7 +86,8 @@ CLASSIC = [
         name="trpo-pendulum",
         methods=("trpo",),
         envs=("Pendulum-v1",),
-        source="RL zoo, trpo.yml Pendulum-v1, without its state-dependent exploration; rewards normalised",
+        source="RL zoo, trpo.yml Pendulum-v1, without its state-dependent exploration; "
+        "rewards normalised",
         config=Config(
             method=TRPO(),
             value=ValueFit(
@@ -103,7 +104,8 @@ CLASSIC = [
         name="ppo-pendulum",
         methods=("ppo",),
         envs=("Pendulum-v1",),
-        source="RL zoo, ppo.yml Pendulum-v1, without its state-dependent exploration; rewards normalised",
+        source="RL zoo, ppo.yml Pendulum-v1, without its state-dependent exploration; "
+        "rewards normalised",
         config=Config(
             method=PPO(
                 clip=0.2, sgd=SGD(lr=1e-3, epochs=10, minibatches=64)
