@@ -73,6 +73,7 @@ def train(method: str, env: str, num_envs: int, updates: int, cg: int) -> dict:
         "collect_ms": mean_ms("seconds_collect"),
         "learn_ms": mean_ms("seconds_learn"),
         "update_ms": mean_ms("seconds_update"),
+        "resident_gb": int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e9,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
 

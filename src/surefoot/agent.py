@@ -18,7 +18,7 @@ from surefoot import checkpoint, envs
 from surefoot.checks import UsageError, require
 from surefoot.config import Config, method_class, method_name, read_config, to_json
 from surefoot.envs.spaces import ActionDoor
-from surefoot.loops import Loop, Outcome, fresh_state, make_loop
+from surefoot.loops import Loop, Outcome, fresh_state, make_loop, release_memory
 from surefoot.networks import Networks
 from surefoot.normalize import HostNormalizer, RunningStats
 from surefoot.presets import choose
@@ -144,6 +144,7 @@ class Agent:
         self.report: dict[str, Any] = {}
         """Metrics of the last update, as in `metrics.jsonl`."""
         self._scheduled = False
+        self._compiled = False
         self._recent_rate: deque[tuple[float, int]] = deque(maxlen=RATE_WINDOW)
         self._window: deque[Episode] = deque(maxlen=WINDOW)
         self._kl: list[tuple[float, float]] = []
@@ -211,6 +212,9 @@ class Agent:
             self._loop = make_loop(self.config, self._make_env())
         before = time.perf_counter()
         self._ts, outcome = self._loop.iterate(self._ts)
+        if not self._compiled:
+            self._compiled = True
+            release_memory()
         self._actor = None
         self._account(outcome)
         now = time.perf_counter()

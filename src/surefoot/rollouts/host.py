@@ -129,7 +129,7 @@ def act(actor: Callable, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarra
     return first if noise is None else first + np.exp(log_std) * noise
 
 
-def draw_noise(rng: np.random.Generator, spec: EnvSpec, steps: int) -> np.ndarray:
+def draw_noise(rng: Any, spec: EnvSpec, steps: int) -> np.ndarray:
     """Noise for a whole rollout, float32 [T, N, action_dim]: standard normal, or Gumbel for
     discrete actions."""
     shape = (steps, spec.num_envs, spec.action_dim)
