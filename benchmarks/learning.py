@@ -41,6 +41,7 @@ WORK = {
     "equal": [
         (m, e, s) for m in ("trpo", "ppo") for e in ("HalfCheetah-v5", "Hopper-v5") for s in SEEDS
     ],
+    "npg": [("npg", e, s) for e in ("CartPole-v1", "envpool:HalfCheetah-v5") for s in range(3)],
 }
 
 
@@ -52,8 +53,8 @@ def configuration(kind: str, method: str, env: str, seed: int):
     from surefoot import PPO, SGD, TRPO, Config, ValueFit
     from surefoot.presets import choose
 
-    if kind == "presets":
-        return dataclasses.replace(choose(method, env), seed=seed, steps=STEPS)
+    if kind != "equal":
+        return dataclasses.replace(choose(method, env), seed=seed)
     if method == "ppo":
         sgd = SGD(lr=3e-4, epochs=10, minibatches=32, max_grad_norm=0.5, adam_eps=1e-5)
         record, value, scope = PPO(clip=0.2, sgd=sgd), ValueFit(sgd), "minibatch"
@@ -200,92 +201,97 @@ def difference(ours, theirs, n: int = 10_000):
     return iqm(a) - iqm(b), float(low), float(high)
 
 
+HEADER = [
+    "# Learning at one million steps",
+    "",
+    "Made by `python benchmarks/learning.py table` from `learning.jsonl` and "
+    "`equal_learning_peers.jsonl`.",
+    "Training return: mean of the last 100 training episodes. Evaluation return: mean of 20 "
+    "deterministic episodes.",
+    "Both: interquartile mean over seeds with a 95 % bootstrap interval. Seconds are of one pinned "
+    "core, taken while",
+    "other runs had the second one: they say little about speed (that is `throughput.json`).",
+    "",
+    "## Presets",
+    "",
+    "`python benchmarks/learning.py presets --jobs 2`, and `npg` in place of `presets`.",
+    "",
+    "| method | environment | seeds | training return | evaluation return | largest mean KL / max_kl "
+    "| median / max_kl | accepted, least | worst state KL | seconds |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+]
+
+EQUAL_HEADER = [
+    "",
+    "## Equal learning",
+    "",
+    "The same settings on both sides and the same 8 Gymnasium environments:",
+    "`python benchmarks/learning.py equal --jobs 2`, and `benchmarks/peers/learn_sb3.py` in the "
+    "peers' environment.",
+    "",
+    "| method | environment | seeds | measure | surefoot | peer | difference | relative |",
+    "|---|---|---|---|---|---|---|---|",
+]
+
+
+def cell(x) -> str:
+    return "{:.0f} [{:.0f}, {:.0f}]".format(*interval(x))
+
+
+def preset_row(method: str, env: str, rows: list[dict]) -> str:
+    """A line of the first table."""
+    bound = rows[0]["max_kl"]
+    largest = max(r["kl_mean_largest"] for r in rows)
+    median = min(r["kl_mean_median"] for r in rows)
+    seeds = sorted(r["seed"] for r in rows)
+    cells = [
+        method,
+        env,
+        f"{seeds[0]} to {seeds[-1]}",
+        cell([r["train_return_last100"] for r in rows]),
+        cell([r["eval_return_mean"] for r in rows]),
+        "no bound" if bound is None else f"{largest / bound:.4f}",
+        "no bound" if bound is None else f"{median / bound:.4f}",
+        "no bound" if bound is None else f"{min(r['accepted_share'] for r in rows):.1%}",
+        f"{max(r['kl_worst_state'] for r in rows):.3g}",
+        f"{statistics.median(r['seconds'] for r in rows):.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def equal_rows(method: str, env: str, ours: list[dict], theirs: list[dict]) -> list[str]:
+    """Lines of the second table: seeds 0 to 4, and all where there are more on both sides."""
+    lines = []
+    common = {r["seed"] for r in ours} & {r["seed"] for r in theirs}
+    for top in sorted({min(4, max(common)), max(common)}):
+        for key, name in (("train_return_last100", "training"), ("eval_return_mean", "evaluation")):
+            x, y = ([r[key] for r in rs if r["seed"] <= top] for rs in (ours, theirs))
+            gap = "{:+.0f} [{:+.0f}, {:+.0f}]".format(*difference(x, y))
+            relative = f"{(iqm(x) - iqm(y)) / abs(iqm(y)):+.0%}"
+            cells = [method, env, f"0 to {top}", name, cell(x), cell(y), gap, relative]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def group(rows: list[dict], *keys: str) -> dict[tuple, list[dict]]:
+    """Rows by the values of some keys, in order of first appearance."""
+    out: dict[tuple, list[dict]] = {}
+    for row in rows:
+        out.setdefault(tuple(row[k] for k in keys), []).append(row)
+    return out
+
+
 def table() -> None:
     """Write benchmarks/results/learning.md."""
-    rows = read(STORE)
-    lines = ["# Learning: TRPO and PPO at one million steps", ""]
-    lines += [
-        "Made by `python benchmarks/learning.py table` from learning.jsonl and "
-        "equal_learning_peers.jsonl.",
-        "",
-    ]
-    lines += [
-        "## Presets",
-        "",
-        "`python benchmarks/learning.py presets --jobs 2`: mean return of the last 100 training "
-        "episodes, and of 20",
-    ]
-    lines += [
-        "deterministic evaluation episodes; interquartile mean over seeds 0 to 4 with a 95 % "
-        "bootstrap interval.",
-        "",
-    ]
-    lines += [
-        "| method | environment | training return | evaluation return | largest mean KL / max_kl "
-        "| median / max_kl | accepted, least | worst state KL | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for method in ("trpo", "ppo"):
-        for env in ("envpool:HalfCheetah-v5", "envpool:Hopper-v5"):
-            got = [
-                r for r in rows if (r["kind"], r["method"], r["env"]) == ("presets", method, env)
-            ]
-            if not got:
-                continue
-            bound = got[0]["max_kl"]
-            share = lambda k: "no bound" if bound is None else f"{k / bound:.4f}"  # noqa: B023, E731
-            cells = [
-                method,
-                f"{env} ({len(got)} seeds)",
-                "{:.0f} [{:.0f}, {:.0f}]".format(
-                    *interval([r["train_return_last100"] for r in got])
-                ),
-                "{:.0f} [{:.0f}, {:.0f}]".format(*interval([r["eval_return_mean"] for r in got])),
-                share(max(r["kl_mean_largest"] for r in got)),
-                share(min(r["kl_mean_median"] for r in got)),
-                f"{min(r['accepted_share'] for r in got):.1%}" if bound else "-",
-                f"{max(r['kl_worst_state'] for r in got):.3g}",
-                f"{statistics.median(r['seconds'] for r in got):.0f}",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "## Equal learning",
-        "",
-        "The same settings on both sides, the same 8 Gymnasium environments, one million steps, "
-        "seeds 0 to 4;",
-    ]
-    lines += [
-        "`python benchmarks/learning.py equal --jobs 2` and `benchmarks/peers/learn_sb3.py` in the "
-        "peers' environment.",
-        "",
-    ]
-    lines += [
-        "| method | environment | measure | surefoot | peer | difference | relative |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    peers = read(PEERS)
-    for method in ("trpo", "ppo"):
-        for env in ("HalfCheetah-v5", "Hopper-v5"):
-            a = [r for r in rows if (r["kind"], r["method"], r["env"]) == ("equal", method, env)]
-            b = [r for r in peers if (r["method"], r["env"]) == (method, env)]
-            if not a or not b:
-                continue
-            for key, name in (
-                ("train_return_last100", "training"),
-                ("eval_return_mean", "evaluation"),
-            ):
-                x, y = [r[key] for r in a], [r[key] for r in b]
-                cells = [
-                    method,
-                    f"{env} ({len(a)}, {len(b)} seeds)",
-                    name,
-                    "{:.0f} [{:.0f}, {:.0f}]".format(*interval(x)),
-                    "{:.0f} [{:.0f}, {:.0f}]".format(*interval(y)),
-                    "{:+.0f} [{:+.0f}, {:+.0f}]".format(*difference(x, y)),
-                    f"{(iqm(x) - iqm(y)) / abs(iqm(y)):+.0%}",
-                ]
-                lines.append("| " + " | ".join(cells) + " |")
+    rows, peers = read(STORE), group(read(PEERS), "method", "env")
+    lines = list(HEADER)
+    for (kind, method, env), got in group(rows, "kind", "method", "env").items():
+        if kind != "equal":
+            lines.append(preset_row(method, env, got))
+    lines += EQUAL_HEADER
+    for (kind, method, env), got in group(rows, "kind", "method", "env").items():
+        if kind == "equal" and (method, env) in peers:
+            lines += equal_rows(method, env, got, peers[method, env])
     text = "\n".join(lines) + "\n"
     (RESULTS / "learning.md").write_text(text)
     print(text)
@@ -295,7 +301,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["presets", "equal", "table", "one"])
+    parser.add_argument("what", choices=[*WORK, "table", "one"])
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", nargs=4, metavar=("KIND", "METHOD", "ENV", "SEED"))
     args = parser.parse_args()
