@@ -1,9 +1,11 @@
-"""CartPole-v1 by TRPO's preset: seconds from the command to its last line, and the score, for seeds 0 to 4.
+"""CartPole-v1 by TRPO's preset: seconds from the command to its last line, and the score, for seeds
+0 to 4.
 
     python benchmarks/cartpole.py
 
 Each seed is the command `surefoot train trpo --env CartPole-v1 --seed N --json` in a process of its
-own; its score is the mean of 20 deterministic evaluation episodes. Appends to results/cartpole.jsonl.
+own; its score is the mean of 20 deterministic evaluation episodes. Appends to
+results/cartpole.jsonl.
 """
 
 import json

@@ -216,8 +216,8 @@ HEADER = [
     "",
     "`python benchmarks/learning.py presets --jobs 2`, and `npg` in place of `presets`.",
     "",
-    "| method | environment | seeds | training return | evaluation return | largest mean KL / max_kl "
-    "| median / max_kl | accepted, least | worst state KL | seconds |",
+    "| method | environment | seeds | training return | evaluation return "
+    "| largest mean KL / max_kl | median / max_kl | accepted, least | worst state KL | seconds |",
     "|---|---|---|---|---|---|---|---|---|---|",
 ]
 

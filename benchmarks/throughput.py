@@ -157,9 +157,7 @@ def main() -> None:
     print(f"raw EnvPool, 64: {limit:.0f} steps/s; PPO has {share:.0%} of it (asked 50%)")
     runs = [r for row in rows for r in row["runs_surefoot"] if "peak_gb" in r]
     memory, peak = (max(r[k] for r in runs) for k in ("resident_gb", "peak_gb"))
-    print(
-        f"memory: {memory:.2f} GB resident while training (asked 0.7), {peak:.2f} GB while compiling"
-    )
+    print(f"memory: {memory:.2f} GB resident in training (asked 0.7), {peak:.2f} GB in compiling")
     starts = {k: sorted(v) for k, v in start_up(args.runs).items()}
     for kind, asked in (("help", 1), ("cold", 6), ("warm", 3)):
         print(f"start-up, {kind}: {statistics.median(starts[kind]):.2f} s (asked {asked})")

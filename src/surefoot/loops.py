@@ -21,7 +21,8 @@ from surefoot.train import Algorithm, TrainState, init_state, learn, learn_jit
 
 
 def release_memory() -> None:
-    """Give back to the system what compiling took: hundreds of megabytes that glibc otherwise keeps.
+    """Give back to the system what compiling took: hundreds of megabytes that glibc otherwise
+    keeps.
 
     Does nothing where the C library has no such call.
     """
