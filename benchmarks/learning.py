@@ -84,8 +84,8 @@ def configuration(kind: str, method: str, env: str, seed: int):
 def run(kind: str, method: str, env: str, seed: int) -> None:
     """Train one seed in this process and append its line."""
     from surefoot import Agent, evaluate
-    from surefoot.agent import environment
     from surefoot.config import to_json
+    from surefoot.provenance import environment
     from surefoot.sinks import Update
 
     config = configuration(kind, method, env, seed)

@@ -40,9 +40,9 @@ def train(method: str, env: str, num_envs: int, updates: int, cg: int) -> dict:
     from rich.console import Console
 
     from surefoot import Agent, Config
-    from surefoot.agent import write_config
     from surefoot.cli.train_ import Saver
     from surefoot.console import Panel
+    from surefoot.provenance import write_config
     from surefoot.sinks import JsonLines, TensorBoard
 
     record, value, scope = settings(method, cg)

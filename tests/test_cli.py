@@ -12,7 +12,8 @@ import pytest
 from surefoot import envs
 from surefoot.cli import COMMANDS, main
 from surefoot.cli.flags import number, one_line, whole_number
-from surefoot.cli.train_ import ALIASES, scan, spell, strip
+from surefoot.cli.seeds import strip
+from surefoot.cli.train_ import ALIASES, scan, spell
 
 TINY = ["--env", "CartPole-v1", "--num-envs", "2", "--num-steps", "32", "--steps", "128"]
 QUICK = [*TINY, "--value.sgd.epochs", "2", "--value.sgd.minibatches", "2"]

@@ -20,7 +20,7 @@ ROWS = [
     ["rollouts"],
     ["train"],
     ["config"],
-    ["presets", "loops", "evaluate", "checkpoint", "sinks"],
+    ["presets", "loops", "evaluate", "checkpoint", "sinks", "provenance"],
     ["build", "agent", "console"],
     ["cli", "__main__"],
 ]

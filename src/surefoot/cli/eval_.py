@@ -10,8 +10,8 @@ from typing import Annotated
 import tyro
 
 from surefoot.checks import UsageError
+from surefoot.cli.cache import compilation_cache
 from surefoot.cli.flags import parse
-from surefoot.cli.train_ import compilation_cache
 
 
 @dataclass(frozen=True)

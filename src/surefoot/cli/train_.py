@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import secrets
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surefoot.checks import EnvironmentFault, UsageError
+from surefoot.cli.cache import compilation_cache
+from surefoot.cli.seeds import many
 from surefoot.envs import ALSO_IN_ENVPOOL, installed, nearest, split
 from surefoot.methods import METHODS
 
@@ -72,7 +71,8 @@ def run(args: Sequence[str]) -> int:
     if request.dry_run:
         return dry_run(request)
     if request.seeds > 1:
-        return many(name, rest, request)
+        parent = request.run_dir or folder_for(request.config, None)
+        return many(name, rest, parent, request)
     return one(request)
 
 
@@ -166,41 +166,6 @@ def with_value(config: Config[Any, Any], name: str | None) -> Config[Any, Any]:
     return config
 
 
-def compilation_cache() -> None:
-    """Keep compiled programs between runs, one folder per machine type and core count (the key
-    lacks the count)."""
-    import platform
-
-    import jax
-
-    if os.environ.get("SUREFOOT_CACHE") == "off":
-        return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    root = os.environ.get("SUREFOOT_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"),
-        "surefoot",
-    )
-    machine = f"{platform.machine()}-{cpu_tag()}-{cores}-{os.environ.get('NPROC', '')}"
-    folder = os.path.join(root, f"jax-{jax.__version__}-{machine}")
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def cpu_tag() -> str:
-    """A few letters that differ between processors with different instructions."""
-    import hashlib
-
-    try:
-        with open("/proc/cpuinfo") as f:
-            text = next((line for line in f if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        import platform
-
-        text = platform.processor()
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 def plan(config: Any, spec: Any) -> str:
     """The first line of a run: what will be done."""
     from surefoot.config import method_name
@@ -266,7 +231,8 @@ class Stop:
 def one(request: Request) -> int:
     """Train one seed in this process."""
     compilation_cache()
-    from surefoot.agent import Agent, write_config
+    from surefoot.agent import Agent
+    from surefoot.provenance import write_config
     from surefoot.sinks import JsonLines, TensorBoard
 
     config = request.config
@@ -399,74 +365,3 @@ def dry_run(request: Request) -> int:
     if not made.spec.on_device:
         made.close()
     return 0
-
-
-def many(name: str, args: list[str], request: Request) -> int:
-    """Train several seeds, `jobs` at a time, each a process pinned to a core; stops at the first
-    failure's code."""
-    first = request.config.seed
-    parent = request.run_dir or folder_for(request.config, None)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    waiting = [first + i for i in range(request.seeds)]
-    running: dict[int, tuple[subprocess.Popen[bytes], int]] = {}
-    free = list(range(request.jobs))
-    codes: list[int] = []
-    base = strip(args, ("--seed", "--seeds", "--jobs", "--run-dir"))
-    try:
-        while waiting or running:
-            while waiting and free:
-                seed, slot = waiting.pop(0), free.pop(0)
-                command = [
-                    sys.executable,
-                    "-m",
-                    "surefoot",
-                    "train",
-                    name,
-                    *base,
-                    "--seed",
-                    str(seed),
-                ]
-                command += ["--run-dir", str(parent / f"seed-{seed}")] + (
-                    [] if request.json else ["--quiet"]
-                )
-                running[seed] = (launch(command, cores, slot), slot)
-            time.sleep(0.05)
-            for seed, (process, slot) in list(running.items()):
-                if process.poll() is not None:
-                    codes.append(process.returncode)
-                    free.append(slot)
-                    del running[seed]
-    except KeyboardInterrupt:
-        for process, _ in running.values():
-            process.send_signal(signal.SIGTERM)
-        for process, _ in running.values():
-            process.wait()
-        return 130
-    return max(codes, default=0)
-
-
-def launch(command: list[str], cores: list[int], slot: int) -> subprocess.Popen[bytes]:
-    """Start a process on a core of its own; children inherit the affinity that is set while they
-    are started."""
-    if not cores:
-        return subprocess.Popen(command)
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cores[slot % len(cores)]})
-    try:
-        return subprocess.Popen(command)
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def strip(args: Sequence[str], names: tuple[str, ...]) -> list[str]:
-    """Arguments without some flags and their values."""
-    out: list[str] = []
-    skip = False
-    for arg in args:
-        if skip:
-            skip = False
-        elif arg in names:
-            skip = True
-        elif arg.partition("=")[0] not in names:
-            out.append(arg)
-    return out
