@@ -265,7 +265,10 @@ def equal_rows(method: str, env: str, ours: list[dict], theirs: list[dict]) -> l
     common = {r["seed"] for r in ours} & {r["seed"] for r in theirs}
     for top in sorted({min(4, max(common)), max(common)}):
         for key, name in (("train_return_last100", "training"), ("eval_return_mean", "evaluation")):
-            x, y = ([r[key] for r in rs if r["seed"] <= top] for rs in (ours, theirs))
+            x, y = (
+                [r[key] for r in rs if r["seed"] <= top and r["seed"] in common]
+                for rs in (ours, theirs)
+            )
             gap = "{:+.0f} [{:+.0f}, {:+.0f}]".format(*difference(x, y))
             relative = f"{(iqm(x) - iqm(y)) / abs(iqm(y)):+.0%}"
             cells = [method, env, f"0 to {top}", name, cell(x), cell(y), gap, relative]
