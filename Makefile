@@ -33,13 +33,13 @@ train: $(VENV)/.light
 	$(BIN)/surefoot train trpo --env HalfCheetah-v5 --steps 1_000_000 --seed 0
 
 test: $(VENV)/.full
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.full
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/basedpyright
-	$(BIN)/python -m pytest -m "not learn and not slow"
+	$(BIN)/python -m pytest -n 2 -m "not learn and not slow"
 
 fix: $(VENV)/.full
 	$(BIN)/ruff format src tests benchmarks

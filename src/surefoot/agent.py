@@ -199,8 +199,9 @@ class Agent:
         target, start = self.env_steps + steps, time.perf_counter()
         self._recent_rate = deque([(start, self.env_steps)], maxlen=RATE_WINDOW)
         try:
-            while self.env_steps < target and self._iterate(sinks, start):
-                pass
+            going = True
+            while going and self.env_steps < target:
+                going = self._iterate(sinks, start)
         finally:
             for sink in sinks:
                 sink.close()
@@ -240,14 +241,20 @@ class Agent:
         report = outcome.report
         self._kl.append((report["kl_mean"], report["kl_max"]))
         self._rolled_back += bool(report["update_skipped"]) or not report.get("accepted", True)
-        mean = lambda xs: float(np.mean(xs)) if self._window else None  # noqa: E731
+        mean: dict[str, float | None] = {"episode_return": None, "episode_length": None}
+        if self._window:
+            returns, lengths = zip(*self._window, strict=True)
+            mean = {
+                "episode_return": float(np.mean(returns)),
+                "episode_length": float(np.mean(lengths)),
+            }
         self.report = {
             "env_steps": self.env_steps,
             "update": self.update,
             "episodes": self.episodes,
-            "episode_return": mean([e.episode_return for e in self._window]),
-            "episode_length": mean([e.length for e in self._window]),
-        } | report
+            **mean,
+            **report,
+        }
 
     def _make_env(self) -> Any:
         made = envs.make(
