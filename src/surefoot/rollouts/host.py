@@ -40,8 +40,8 @@ class Episode(NamedTuple):
 class Shadow:
     """The actor in NumPy: normalised observations [N, d] to the parameters of the distribution.
 
-    Equal to the jax actor to float32 rounding. `mean_or_logits(obs)` gives the mean [N, act] or the
-    logits [N, K], and `log_std(obs)` the log-sigma, bounded as in the policy.
+    Equal to the jax actor to float32 rounding. A call gives the mean [N, act] and the log-sigma,
+    bounded as in the policy, or the logits [N, K] and None.
     """
 
     def __init__(self, policy: Any) -> None:
