@@ -32,7 +32,8 @@ def cast(tree: Any, dtype: Any) -> Any:
 def networks(kind: str, **fields: Any) -> Networks:
     """Small, with a head far from zero so that nothing is symmetric by accident."""
     fields = {"hidden": (HIDDEN,), "head_gain": 0.7, "log_std_init": -0.3} | fields
-    return Networks(state_dependent_std=kind == "gaussian_state", **fields)
+    full = kind == "gaussian_full"  # not among KINDS: the slow references have no such network
+    return Networks(state_dependent_std=kind == "gaussian_state", full_covariance=full, **fields)
 
 
 def policy(kind: str, seed: int = 0, dtype: Any = np.float32, **fields: Any) -> Any:
@@ -52,6 +53,8 @@ def batch(
     old = pi(obs)
     if kind == "categorical":
         action = jnp.asarray(rng.integers(0, ACTIONS + 1, rows), jnp.int32)
+    elif kind == "gaussian_full":
+        action = old.mean + jnp.einsum("nij,nj->ni", old.factor, draw(rows, ACTIONS))
     else:
         action = old.mean + jnp.exp(old.log_std) * draw(rows, ACTIONS)
     mask = np.ones(rows, bool)

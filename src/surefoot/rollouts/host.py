@@ -10,8 +10,15 @@ import jax
 import numpy as np
 
 from surefoot.checks import EnvironmentFault
-from surefoot.distributions import Categorical
-from surefoot.networks import ACTIVATIONS, Actor, ActorCritic, GaussianHead, Linear
+from surefoot.distributions import Categorical, FullGaussian
+from surefoot.networks import (
+    ACTIVATIONS,
+    Actor,
+    ActorCritic,
+    CategoricalHead,
+    FullGaussianHead,
+    Linear,
+)
 from surefoot.normalize import HostNormalizer, RunningStats, host_moments
 from surefoot.types import EnvSpec, Rollout, Step
 
@@ -41,7 +48,8 @@ class Shadow:
     """The actor in NumPy: normalised observations [N, d] to the parameters of the distribution.
 
     Equal to the jax actor to float32 rounding. A call gives the mean [N, act] and the log-sigma,
-    bounded as in the policy, or the logits [N, K] and None.
+    bounded as in the policy, or the Cholesky factor, which has one axis more than the mean ([1 or
+    N, act, act]), or the logits [N, K] and None.
     """
 
     def __init__(self, policy: Any) -> None:
@@ -51,17 +59,22 @@ class Shadow:
         ]
         self._act = ACTIVATIONS[bodies[0].activation][1]
         self._head = head
-        out = head.mean if isinstance(head, GaussianHead) else head.logits
+        out = head.logits if isinstance(head, CategoricalHead) else head.mean
         self._out = (np.asarray(out.weight), np.asarray(out.bias))
         self._buffers: dict[int, list[np.ndarray]] = {}
-        self._log_std = (
-            None
-            if not isinstance(head, GaussianHead) or isinstance(head.std, Linear)
-            else self._bound(head.std)
-        )
+        std = None if isinstance(head, CategoricalHead) else head.std
+        free = std is not None and not isinstance(std, Linear)
+        self._spread = self._bound(np.asarray(std)) if free else None
 
-    def _bound(self, log_std: Any) -> np.ndarray:
-        return np.clip(np.asarray(log_std), self._head.log_std_min, self._head.log_std_max)
+    def _bound(self, raw: np.ndarray) -> np.ndarray:
+        """Log-sigma, or the Cholesky factor with its first axis, from what the head holds."""
+        low, high = self._head.log_std_min, self._head.log_std_max
+        if not isinstance(self._head, FullGaussianHead):
+            return np.clip(raw, low, high)
+        raw, d = np.atleast_2d(raw), len(self._out[1])
+        factor = np.tile(np.eye(d, dtype=np.float32), (len(raw), 1, 1))
+        factor[(slice(None), *np.tril_indices(d, -1))] = raw[:, d:]
+        return np.exp(np.clip(raw[:, :d], low, high))[..., None] * factor
 
     def features(self, obs: np.ndarray) -> np.ndarray:
         """Output of the last hidden layer."""
@@ -76,12 +89,12 @@ class Shadow:
         return obs
 
     def __call__(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """(mean, log_std) or (logits, None)."""
+        """(mean, log_std), (mean, factor) or (logits, None)."""
         x = self.features(obs)
         first = x @ self._out[0]
         first += self._out[1]
-        if self._log_std is not None or not isinstance(self._head, GaussianHead):
-            return first, self._log_std
+        if self._spread is not None or isinstance(self._head, CategoricalHead):
+            return first, self._spread
         std = self._head.std
         return first, self._bound(x @ np.asarray(std.weight) + np.asarray(std.bias))
 
@@ -94,10 +107,12 @@ class JittedActor:
         self._policy = policy
 
     def __call__(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """(mean, log_std) or (logits, None)."""
+        """(mean, log_std), (mean, factor) or (logits, None)."""
         dist = _forward(self._policy, obs)
         if isinstance(dist, Categorical):
             return np.asarray(dist.logits), None
+        if isinstance(dist, FullGaussian):
+            return np.asarray(dist.mean), np.asarray(dist.factor)
         return np.asarray(dist.mean), np.asarray(dist.log_std)
 
 
@@ -123,10 +138,14 @@ def host_actor(policy: Any) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarr
 def act(actor: Callable, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
     """Actions for observations: sampled with `noise` (standard normal [N, d], or Gumbel [N, K]),
     the mode if None."""
-    first, log_std = actor(obs)
-    if log_std is None:
+    first, spread = actor(obs)
+    if spread is None:
         return np.argmax(first if noise is None else first + noise, axis=-1)
-    return first if noise is None else first + np.exp(log_std) * noise
+    if noise is None:
+        return first
+    if spread.ndim > first.ndim:  # a Cholesky factor
+        return first + np.squeeze(spread @ noise[..., None], -1)
+    return first + np.exp(spread) * noise
 
 
 def draw_noise(rng: Any, spec: EnvSpec, steps: int) -> np.ndarray:
