@@ -14,7 +14,7 @@ ROWS = [
     ["checks", "types"],
     ["distributions"],
     ["networks", "normalize"],
-    ["sgd", "curvature", "value", "advantages", "surrogates", "measure"],
+    ["sgd", "curvature", "value", "advantages", "surrogates", "measure", "projection"],
     ["methods"],
     ["envs"],
     ["rollouts"],
