@@ -19,9 +19,12 @@ from surefoot.advantages import GAE
 from surefoot.measure import measure
 from surefoot.methods import METHODS
 from surefoot.methods.npg import NPG
+from surefoot.methods.papi import PAPI
 from surefoot.methods.ppo import PPO
+from surefoot.methods.trpl import TRPL
 from surefoot.methods.trpo import TRPO
 from surefoot.networks import Networks
+from surefoot.projection import FreeEntropy, LinearEntropy, WassersteinMetric
 from surefoot.sgd import SGD
 from surefoot.surrogates import Clipped, ratio
 from surefoot.types import Batch, within
@@ -36,7 +39,8 @@ class Row(NamedTuple):
 
     method: Any
     enforces: str = "none"
-    """`mean_kl`: the mean KL(old || new) of the batch is at most the field `max_kl`."""
+    """`mean_kl`: the mean KL(old || new) of the batch is at most the field `max_kl`.
+    `projection`: every state's projection is inside its bounds (tests/test_trpl.py)."""
     zero_advantage_is_a_fixed_point: bool = True
     uses_the_key: bool = False
 
@@ -47,6 +51,12 @@ TABLE = {
     "trpo": Row(TRPO(max_kl=0.02, cg_damping=1e-3), enforces="mean_kl"),
     "ppo": Row(PPO(sgd=TINY_SGD), uses_the_key=True),
     "ppo stop_kl": Row(PPO(stop_kl=1e-3, sgd=TINY_SGD), uses_the_key=True),
+    "trpl": Row(
+        TRPL(mean_bound=0.002, cov_bound=1e-4, sgd=TINY_SGD),
+        enforces="projection",
+        uses_the_key=True,
+    ),
+    "papi": Row(PAPI(max_kl=0.001, sgd=TINY_SGD), enforces="mean_kl", uses_the_key=True),
 }
 FAST = {
     ("npg lr", "gaussian"),
@@ -55,6 +65,8 @@ FAST = {
     ("trpo", "gaussian"),
     ("ppo", "gaussian"),
     ("ppo stop_kl", "categorical"),
+    ("trpl", "gaussian"),
+    ("papi", "gaussian"),
 }
 """Rows of every method and both distributions for the quick run; `make test` goes through the whole
 table."""
@@ -66,7 +78,8 @@ def row(name, kind):
 
 
 EVERY = pytest.mark.parametrize(
-    ("name", "kind"), [row(name, kind) for name in TABLE for kind in tiny.KINDS]
+    ("name", "kind"),
+    [row(name, kind) for name in TABLE for kind in (*tiny.KINDS, "gaussian_full")],
 )
 
 
@@ -152,7 +165,7 @@ def test_bounds_hold_and_are_not_trivial(name, kind):
         p, q = in_float64(pi(batch.obs)), in_float64(new(batch.obs))
         kl = textbook_kl(kind, p, q)[np.asarray(batch.mask)].mean()
         assert kl <= method.max_kl
-        assert bool(within(ruler["kl_mean"], method.max_kl)) and bool(info["accepted"])
+        assert bool(within(ruler["kl_mean"], method.max_kl)) and bool(info.get("accepted", True))
         assert float(ruler["surrogate_gain"]) > 0
         used.append(kl / method.max_kl)
     assert np.median(used) > 0.5
@@ -225,7 +238,7 @@ def test_vmap_over_keys_and_batches(x64, name, kind):
         )
 
 
-@pytest.mark.parametrize("name", ["npg max_kl", "trpo", "ppo stop_kl"])
+@pytest.mark.parametrize("name", ["npg max_kl", "trpo", "ppo stop_kl", "trpl", "papi"])
 def test_float32_parameters_stay_float32_under_x64(x64, name):
     method = TABLE[name].method
     pi, batch = tiny.policy("gaussian"), plain("gaussian")
@@ -266,6 +279,7 @@ def test_every_method_has_a_row_and_says_what_it_promises():
 
 
 # Every field of every record changes something, or the table says why not.
+FEW = SGD(lr=0.05, epochs=2, minibatches=2, max_grad_norm=None)
 BASE = {
     "NPG": NPG(max_kl=0.05, cg_iters=3),
     "NPG lr": NPG(lr=0.1, max_kl=None),
@@ -273,6 +287,10 @@ BASE = {
         max_kl=2.0, cg_damping=0.03, cg_iters=10, backtrack=0.5
     ),  # the full step is refused
     "PPO": PPO(sgd=SGD(lr=0.05, epochs=2, minibatches=2, max_grad_norm=0.3)),
+    "TRPL": TRPL(sgd=FEW, entropy=LinearEntropy(4.0)),  # more than the policy has
+    "TRPL low": TRPL(sgd=FEW, entropy=LinearEntropy(-4.0)),  # less
+    "PAPI": PAPI(sgd=FEW),
+    "PAPI low": PAPI(max_kl=9.0, sgd=FEW, entropy=LinearEntropy(-4.0)),
 }
 CHANGES = {
     "NPG": {
@@ -292,6 +310,25 @@ CHANGES = {
         "surrogate": Clipped(0.01),
     },
     "PPO": {"clip": 0.01, "stop_kl": 1e-9},
+    "TRPL": {
+        "metric": WassersteinMetric(),
+        "mean_bound": 0.001,
+        "cov_bound": 0.01,
+        "regression": 1.0,
+        "surrogate": Clipped(0.01),
+        "entropy": FreeEntropy(),
+        "entropy_first": False,
+    },
+    "TRPL low": {"entropy_equality": True},
+    "PAPI": {
+        "max_kl": 0.005,
+        "clip": 0.01,
+        "shrink": 0.3,
+        "max_shrinks": 0,
+        "bisections": 1,
+        "entropy": LinearEntropy(4.0),
+    },
+    "PAPI low": {"entropy_equality": True},
 }
 SGD_CHANGES = {
     "lr": 0.02,
@@ -341,6 +378,9 @@ def test_the_tables_name_every_field():
     assert names(NPG) == set(CHANGES["NPG"]) | set(CHANGES["NPG lr"])
     assert names(TRPO) == set(CHANGES["TRPO"])
     assert names(PPO) == set(CHANGES["PPO"]) | {"sgd"}
+    for record in (TRPL, PAPI):
+        tables = CHANGES[record.__name__], CHANGES[f"{record.__name__} low"]
+        assert names(record) == set().union(*tables) | {"sgd"}
     assert names(SGD) == set(SGD_CHANGES)
     assert names(ValueFit) == {"sgd", "clip"} and names(SharedValue) == {"coef", "clip"}
     assert names(EntropyBonus) == {"coef"} and names(GAE) == {"gamma", "lam", "normalize"}
@@ -382,6 +422,7 @@ NETWORK_CHANGES = {
     "log_std_min": -0.2,
     "log_std_max": -0.4,
     "state_dependent_std": True,
+    "full_covariance": True,
     "shared_layers": 1,
 }
 
@@ -404,4 +445,7 @@ def test_every_field_of_the_networks_changes_the_policy(field):
         return tiny.cast(pi, np.float32)(obs), critic
 
     (a, critic), (b, other) = far(base), far(changed)
+    if field == "full_covariance":  # another family
+        assert type(a) is not type(b)
+        return
     assert tiny.distance(a, b) > 1e-4 or (field == "shared_layers" and critic != other == ())

@@ -13,9 +13,20 @@ if TYPE_CHECKING:
     from surefoot.config import Config
     from surefoot.evaluate import Score, evaluate
     from surefoot.methods.npg import NPG
+    from surefoot.methods.papi import PAPI
     from surefoot.methods.ppo import PPO
+    from surefoot.methods.trpl import TRPL
     from surefoot.methods.trpo import TRPO
     from surefoot.networks import Networks
+    from surefoot.projection import (
+        ExponentialEntropy,
+        FreeEntropy,
+        FrobeniusMetric,
+        KLMetric,
+        LinearEntropy,
+        WassersteinMetric,
+        project,
+    )
     from surefoot.sgd import SGD
     from surefoot.surrogates import Clipped, Importance
     from surefoot.train import Algorithm
@@ -33,9 +44,18 @@ _HOMES = {
     "Score": "evaluate",
     "evaluate": "evaluate",
     "NPG": "methods.npg",
+    "PAPI": "methods.papi",
     "PPO": "methods.ppo",
+    "TRPL": "methods.trpl",
     "TRPO": "methods.trpo",
     "Networks": "networks",
+    "ExponentialEntropy": "projection",
+    "FreeEntropy": "projection",
+    "FrobeniusMetric": "projection",
+    "KLMetric": "projection",
+    "LinearEntropy": "projection",
+    "WassersteinMetric": "projection",
+    "project": "projection",
     "SGD": "sgd",
     "Clipped": "surrogates",
     "Importance": "surrogates",
@@ -47,8 +67,10 @@ _HOMES = {
 
 __all__ = [
     "NPG",
+    "PAPI",
     "PPO",
     "SGD",
+    "TRPL",
     "TRPO",
     "Agent",
     "Algorithm",
@@ -56,15 +78,22 @@ __all__ = [
     "Config",
     "EntropyBonus",
     "EnvironmentFault",
+    "ExponentialEntropy",
+    "FreeEntropy",
+    "FrobeniusMetric",
     "Importance",
+    "KLMetric",
+    "LinearEntropy",
     "Networks",
     "Score",
     "SharedValue",
     "TrustReport",
     "UsageError",
     "ValueFit",
+    "WassersteinMetric",
     "build",
     "evaluate",
+    "project",
 ]
 
 

@@ -16,6 +16,7 @@ from surefoot.checks import UsageError, check_count, check_number, require
 from surefoot.envs import nearest
 from surefoot.methods import METHODS
 from surefoot.networks import Networks
+from surefoot.projection import ENTROPIES, METRICS
 from surefoot.sgd import SGD
 from surefoot.surrogates import SURROGATES
 from surefoot.train import Algorithm
@@ -162,7 +163,8 @@ def method_name(method: Any) -> str:
 
 
 def _kinds() -> dict[str, type[Any]]:
-    own = (ValueFit, SharedValue, SGD, Networks, *SURROGATES.values())
+    parts = (*SURROGATES.values(), *METRICS.values(), *ENTROPIES.values())
+    own = (ValueFit, SharedValue, SGD, Networks, *parts)
     return {k.__name__: k for k in own} | {METHODS[n].record: method_class(n) for n in METHODS}
 
 

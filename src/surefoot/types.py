@@ -186,7 +186,8 @@ class PolicyUpdate(Protocol):
     `penalty`."""
     promise: ClassVar[str]
     """What is enforced: `mean_kl` (the mean KL(old || new) of the batch is at most the field
-    `max_kl`) or `none`."""
+    `max_kl`), `projection` (in every state `projected(new, old)` is within `mean_bound` and
+    `cov_bound`, the new policy itself is not) or `none`."""
 
     def init(self, policy: Any, key: Key) -> State: ...
 

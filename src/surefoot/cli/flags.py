@@ -12,8 +12,15 @@ from typing import Any
 import tyro
 
 from surefoot.checks import UsageError
+from surefoot.projection import ENTROPIES, METRICS, EntropyControl, Metric
 from surefoot.surrogates import SURROGATES, Surrogate
 
+PARTS: dict[Any, dict[str, Any]] = {
+    Surrogate: SURROGATES,
+    Metric: METRICS,
+    EntropyControl: ENTROPIES,
+}
+"""Kinds of records that are chosen by name, with their names."""
 _SCALE = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
@@ -70,17 +77,18 @@ def registry() -> Any:
         )
 
     @rules.primitive_rule
-    def surrogates(info: Any) -> Any:
-        if info.type is not Surrogate:
+    def parts(info: Any) -> Any:
+        if info.type not in PARTS:
             return None
-        names = {record: name for name, record in SURROGATES.items()}
+        table = PARTS[info.type]
+        names = {record: name for name, record in table.items()}
         return spec(
             nargs=1,
-            metavar="{" + ",".join(SURROGATES) + "}",
-            instance_from_str=lambda args: SURROGATES[args[0]](),
+            metavar="{" + ",".join(table) + "}",
+            instance_from_str=lambda args: table[args[0]](),
             is_instance=lambda x: type(x) in names,
             str_from_instance=lambda x: [names[type(x)]],
-            choices=tuple(SURROGATES),
+            choices=tuple(table),
         )
 
     return rules

@@ -24,4 +24,10 @@ METHODS: dict[str, MethodEntry] = {
     "ppo": MethodEntry(
         "surefoot.methods.ppo", "PPO", "clipped surrogate, minibatch Adam; promises no bound"
     ),
+    "trpl": MethodEntry(
+        "surefoot.methods.trpl", "TRPL", "every state projected into its ball, differentiably"
+    ),
+    "papi": MethodEntry(
+        "surefoot.methods.papi", "PAPI", "PPO, then the last layer moved back: mean KL <= max_kl"
+    ),
 }
