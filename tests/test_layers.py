@@ -20,8 +20,9 @@ ROWS = [
     ["rollouts"],
     ["train"],
     ["config"],
-    ["presets", "loops", "evaluate", "checkpoint", "sinks", "provenance"],
+    ["presets", "loops", "evaluate", "checkpoint", "sinks", "provenance", "runs"],
     ["build", "agent", "console"],
+    ["experiments"],
     ["cli", "__main__"],
 ]
 """From the bottom. Within a row modules may import each other, but methods may not."""

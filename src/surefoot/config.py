@@ -66,8 +66,11 @@ class Config(Generic[M, V]):
     """Weight of the entropy bonus."""
     networks: Networks = Networks()
     """The shape of policy and critic."""
-    checkpoint_every: int = 100_000
-    """Environment steps between checkpoints."""
+    checkpoint_every: int | None = None
+    """Environment steps between checkpoints; none: 100 000, and with EnvPool, where a checkpoint
+    begins new episodes, ten episodes of every environment."""
+    keep_checkpoints: int = 3
+    """Checkpoints kept, the newest; number 0 and the best are kept beside them."""
     preset: str = "none"
     """Where the defaults of this run came from."""
 
@@ -88,7 +91,8 @@ class Config(Generic[M, V]):
             ", ".join(NORMALIZATIONS),
         )
         check_number(self, "entropy_coef")
-        check_count(self, "checkpoint_every")
+        check_count(self, "checkpoint_every", optional=True)
+        check_count(self, "keep_checkpoints")
         shared = isinstance(self.value, SharedValue)
         require(
             shared == (self.networks.shared_layers > 0),

@@ -49,8 +49,13 @@ class TrainState(eqx.Module):
 
     @property
     def progress(self) -> Array:
-        """Share of the run that is done, 0 to 1."""
-        return jnp.minimum(self.update / jnp.maximum(self.total, 1), 1.0).astype(jnp.float32)
+        """Share of the run that is done, 0 to below 1.
+
+        Updates beyond the total (`resume --more`, rows that were only resets) stay at the share of
+        the last one, so that a schedule goes on at its last value and not at zero.
+        """
+        done = jnp.minimum(self.update, self.total - 1)
+        return (done / jnp.maximum(self.total, 1)).astype(jnp.float32)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 COMMANDS = {
     "train": "train a policy: surefoot train METHOD --env ID",
+    "resume": "go on with a run as if it had never stopped: surefoot resume RUN",
+    "compare": "methods side by side over seeds: surefoot compare METHOD... --env ID",
     "eval": "score a run over whole episodes: surefoot eval RUN",
     "watch": "see a run act: a window, or a video where there is no display: surefoot watch RUN",
     "list": "methods, envs, presets or runs: surefoot list methods",

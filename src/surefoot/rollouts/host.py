@@ -160,10 +160,16 @@ class HostCollector:
         self.mask = np.ones((t, n), bool)
         self.final_obs = np.zeros((t, n, spec.obs_dim), np.float32) if spec.same_step else None
         self._zeros = np.zeros(n * spec.obs_dim)
-        self.running_return = np.zeros(n, np.float64)
-        self.running_length = np.zeros(n, np.int64)
         self.steps = 0
+        self.begin(seed)
+
+    def begin(self, seed: int) -> None:
+        """Let the next rollout begin with new episodes, seeded so; those that run now are cut and
+        forgotten."""
+        self.begin_seed = seed
         self.last: np.ndarray | None = None
+        self.running_return = np.zeros(self.env.spec.num_envs, np.float64)
+        self.running_length = np.zeros(self.env.spec.num_envs, np.int64)
 
     def collect(
         self, policy: Any, stats: RunningStats | None, update: int
@@ -181,7 +187,7 @@ class HostCollector:
         )  # the update before may still be reading the arrays that are written now
         actor, normalize = host_actor(policy), HostNormalizer(stats)
         if self.last is None:
-            self.last = np.array(self.env.reset(self.seed), np.float64)
+            self.last = np.array(self.env.reset(self.begin_seed), np.float64)
             self._check(self.last, None, 0)
         raw, obs, final_obs = self.raw, self.obs, self.final_obs
         raw[0] = self.last
