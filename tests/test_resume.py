@@ -100,6 +100,35 @@ def test_the_first_checkpoint_is_no_barrier(tmp_path):
     assert agent.report == other.report
 
 
+def test_environments_that_cannot_be_saved_any_more_make_it_inexact_and_the_run_goes_on(
+    tmp_path, monkeypatch, capsys
+):
+    from surefoot.checks import EnvironmentFault
+    from surefoot.envs.gymnasium import InProcessEnvs
+
+    real, calls = InProcessEnvs.capture, []
+
+    def capture(self):
+        calls.append(1)
+        if len(calls) > 1:
+            raise EnvironmentFault("CartPole-v1 holds `thread` now, which cannot be saved")
+        return real(self)
+
+    run = tmp_path / "run"
+    args = train_args("trpo", "CartPole-v1", 1024, 256, run)
+    monkeypatch.setattr(InProcessEnvs, "resume_level", lambda *_, **__: ("snapshot", "data"))
+    monkeypatch.setattr(InProcessEnvs, "capture", capture)
+    assert main([*args, "--keep-checkpoints", "9"]) == 0
+    said = capsys.readouterr().err
+    assert (
+        said
+        == f"surefoot: resume is inexact from here: {'CartPole-v1 holds `thread` now, which cannot be saved'}\n"
+    )
+    unfinish(run, 4)
+    assert main(["resume", str(run)]) == 0
+    assert "INEXACT: CartPole-v1 holds `thread`" in capsys.readouterr().out
+
+
 def test_closing_and_learning_on_changes_nothing():
     a, b = small("trpo", "CartPole-v1"), small("trpo", "CartPole-v1")
     a.learn(256)

@@ -492,7 +492,8 @@ class Agent:
         env: Any = None,
         callback: Callable[[Agent], bool | None] | None = None,
     ) -> Agent:
-        """The agent of a configuration at a checkpoint, a folder under `checkpoints/`; as `load`."""
+        """The agent of a configuration at a checkpoint (a folder under `checkpoints/`); as
+        `load`."""
         arrays, state = checkpoint.read(path)
         spec = EnvSpec(**state["spec"])
         door = None if state["door"] is None else ActionDoor.from_json(state["door"])

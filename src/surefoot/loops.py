@@ -124,7 +124,11 @@ class HostLoop:
         }
         if c.last is None or self.level not in SAVED:
             return {}, state
-        arrays, inner = self.env.capture()
+        try:
+            arrays, inner = self.env.capture()
+        except EnvironmentFault as error:  # it holds something now that it did not at the start
+            self.level, self.words = "inexact", str(error)
+            return {}, state | {"lost": str(error)}
         arrays = {f"env/{k}": v for k, v in arrays.items()} | {
             "last": c.last,
             "running_return": c.running_return,
@@ -138,6 +142,8 @@ class HostLoop:
         c = self.collector
         c.steps = state["steps"]
         c.begin(state["seed"])
+        if "lost" in state:
+            self.level, self.words = "inexact", state["lost"]
         if "last" not in arrays:
             return
         inner = {k.removeprefix("env/"): v for k, v in arrays.items() if k.startswith("env/")}

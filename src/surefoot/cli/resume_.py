@@ -91,9 +91,9 @@ def refuse_others(recorded: dict[str, Any], folder: Path, allowed: bool) -> list
 
 def go_on(folder: Path, recorded: dict[str, Any], others: list[str], flags: Flags) -> int:
     """Load the newest whole checkpoint, say what will be done, and train to the target."""
-    from surefoot.agent import Agent
     from surefoot.checkpoint import numbered
     from surefoot.cli.session import Talk, train
+    from surefoot.cli.train_ import begin
     from surefoot.config import read_config
     from surefoot.runs import steps_written
 
@@ -104,8 +104,10 @@ def go_on(folder: Path, recorded: dict[str, Any], others: list[str], flags: Flag
     elif written:
         raise EnvironmentFault(f"{folder} has metrics and no checkpoint; it cannot go on")
     else:  # it was stopped before its first update
-        agent = Agent(config.method, config.env, config=config)
-    agent.loop.level, agent.loop.words = recorded["resume"]["level"], recorded["resume"]["words"]
+        agent = begin(config, folder, recorded.get("command", []))
+    found = recorded.get("resume", {})
+    if found.get("level") == "inexact":  # as the proof at the start of the run had it
+        agent.loop.level, agent.loop.words = found["level"], found["words"]
     fingerprint = agent.fingerprint()
     if at is not None and at["fingerprint"] != fingerprint:
         others = [*others, "the compiled update gives other bits here"]

@@ -77,7 +77,12 @@ class Saver:
     def save(self) -> Path:
         """Write one now, and thin out the old ones."""
         extra = self.metrics.mark() | {"since": self.since, "fingerprint": self.fingerprint}
+        level = self.agent.loop.level
         path = self.agent.checkpoint(self.folder, extra)
+        if self.agent.loop.level != level:
+            print(
+                f"surefoot: resume is inexact from here: {self.agent.loop.words}", file=sys.stderr
+            )
         checkpoint.thin(path.parent, self.agent.config.keep_checkpoints)
         return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import secrets
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surefoot.checks import UsageError
+from surefoot.checks import EnvironmentFault, UsageError
 from surefoot.cli.cache import compilation_cache, fix_threads
 from surefoot.cli.seeds import many
 from surefoot.envs import nearest
@@ -218,34 +219,57 @@ def refuse_taken(run_dir: Path) -> None:
 def one(request: Request) -> int:
     """Train one seed in this process."""
     fix_threads()
-    compilation_cache()
-    from surefoot.agent import Agent
-    from surefoot.cli.session import Talk, envpool_note, train
+    folder = folder_for(request.config, request.run_dir)
     from surefoot.provenance import write_config
     from surefoot.runs import owner
 
-    config = request.config
-    agent = Agent(config.method, config.env, config=config)
-    folder = folder_for(config, request.run_dir)
-    talk = Talk(request.quiet, request.json)
     with owner(folder):
         refuse_taken(folder)  # again: another process may have been faster
-        agent.loop.prove()
-        level = {"level": agent.loop.level, "words": agent.loop.words}
-        write_config(
-            folder,
-            agent.config,
-            resume=level | {"checkpoint_every": agent.checkpoint_every},
-            command=["surefoot", *sys.argv[1:]],
-        )
+        # Before anything that takes time, so that whatever is killed after it can be resumed.
+        command = ["surefoot", *sys.argv[1:]]
+        write_config(folder, request.config, command=command)
+        try:
+            agent = begin(request.config, folder, command)
+        except (UsageError, EnvironmentFault):
+            never_was(folder)
+            raise
+        from surefoot.cli.session import Talk, envpool_note, train
+
+        talk = Talk(request.quiet, request.json)
         if talk.aloud:
             print(plan(agent.config, agent.spec))
             print(f"resume    {level_text(agent)}")
-            note = envpool_note(config.env)
+            note = envpool_note(request.config.env)
             if note:
                 print(note)
             print("compiling the update ...", flush=True)
-        return train(agent, folder, config.steps, talk, None)
+        return train(agent, folder, request.config.steps, talk)
+
+
+def never_was(folder: Path) -> None:
+    """Remove the folder of a run that could not begin, and `runs/` if it held nothing else."""
+    from surefoot.runs import LOCK
+
+    (folder / "config.json").unlink()
+    with contextlib.suppress(OSError):  # not empty, or its lock cannot be removed while it is held
+        (folder / LOCK).unlink()
+        folder.rmdir()
+        if folder.parent == Path("runs"):
+            folder.parent.rmdir()
+
+
+def begin(config: Any, folder: Path, command: list[str]) -> Agent:
+    """The agent of a run that begins, its level of resume found out and written down."""
+    compilation_cache()
+    from surefoot.agent import Agent
+    from surefoot.provenance import write_config
+
+    agent = Agent(config.method, config.env, config=config)
+    agent.loop.prove()
+    level = {"level": agent.loop.level, "words": agent.loop.words}
+    level |= {"checkpoint_every": agent.checkpoint_every}
+    write_config(folder, agent.config, resume=level, command=command)
+    return agent
 
 
 def level_text(agent: Agent) -> str:
