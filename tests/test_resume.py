@@ -120,10 +120,8 @@ def test_environments_that_cannot_be_saved_any_more_make_it_inexact_and_the_run_
     monkeypatch.setattr(InProcessEnvs, "capture", capture)
     assert main([*args, "--keep-checkpoints", "9"]) == 0
     said = capsys.readouterr().err
-    assert (
-        said
-        == f"surefoot: resume is inexact from here: {'CartPole-v1 holds `thread` now, which cannot be saved'}\n"
-    )
+    why = "CartPole-v1 holds `thread` now, which cannot be saved"
+    assert said == f"surefoot: resume is inexact from here: {why}\n"
     unfinish(run, 4)
     assert main(["resume", str(run)]) == 0
     assert "INEXACT: CartPole-v1 holds `thread`" in capsys.readouterr().out
