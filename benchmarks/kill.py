@@ -28,9 +28,9 @@ HERE = Path(__file__).resolve().parent
 STORE = HERE / "results" / "kill.jsonl"
 WORK = {
     # environment: steps, steps between checkpoints, environments
-    "jax:CartPole-v1": (1_500_000, 100_000, 8),
-    "Hopper-v5": (100_000, 10_000, 8),
-    "envpool:Hopper-v5": (400_000, 40_000, 16),
+    "jax:CartPole-v1": (1_200_000, 100_000, 8),
+    "Hopper-v5": (200_000, 20_000, 8),
+    "envpool:Hopper-v5": (500_000, 50_000, 16),
 }
 METHODS = ("trpo", "ppo")
 KILLS, WRITING = 10, 2
