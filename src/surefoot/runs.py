@@ -12,7 +12,8 @@ from typing import Any
 from surefoot import checkpoint
 from surefoot.checks import UsageError
 
-LOCK = ".lock"
+LOCK, MORE = ".lock", "target.json"
+"""The lock of a run, and what `resume --more` has asked of it."""
 
 
 class Busy(UsageError):
@@ -45,7 +46,11 @@ def owner(folder: Path) -> Iterator[None]:
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """A run's `config.json`. Raises `UsageError` where there is no run."""
+    """A run's `config.json`, with the target that `resume --more` set. Raises `UsageError` where
+    there is no run.
+
+    `config.json` itself never changes once a run has begun: certificates stand on its hash.
+    """
     if not folder.is_dir():
         raise UsageError(f"{folder} does not exist; surefoot list runs shows what there is")
     path = folder / "config.json"
@@ -59,7 +64,8 @@ def described(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("target"), int):
         raise UsageError(f"{path} is not of a run: it has no number of steps under target")
-    return data
+    further = folder / MORE
+    return data | (json.loads(further.read_text()) if further.exists() else {})
 
 
 def steps_written(folder: Path) -> int:

@@ -44,7 +44,7 @@ def resume(folder: Path, flags: Flags) -> int:
     """Go on with the run in `folder`; returns the exit code."""
     from surefoot.console import steps_text
     from surefoot.provenance import write_json
-    from surefoot.runs import described, finished, owner
+    from surefoot.runs import MORE, described, finished, owner
 
     recorded = described(folder)
     same_threads(recorded)
@@ -59,7 +59,7 @@ def resume(folder: Path, flags: Flags) -> int:
         others = refuse_others(recorded, folder, flags.allow_inexact)
         if flags.more:
             recorded["target"] += flags.more
-            write_json(folder / "config.json", recorded)
+            write_json(folder / MORE, {"target": recorded["target"]})
         compilation_cache()
         return go_on(folder, recorded, others, flags)
 
