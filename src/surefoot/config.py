@@ -68,6 +68,8 @@ class Config(Generic[M, V]):
     """The shape of policy and critic."""
     checkpoint_every: int = 100_000
     """Environment steps between checkpoints."""
+    certify_every: int = 8
+    """Updates between those checked in float64 at once for the certificate; 1 checks all."""
     preset: str = "none"
     """Where the defaults of this run came from."""
 
@@ -89,6 +91,7 @@ class Config(Generic[M, V]):
         )
         check_number(self, "entropy_coef")
         check_count(self, "checkpoint_every")
+        check_count(self, "certify_every")
         shared = isinstance(self.value, SharedValue)
         require(
             shared == (self.networks.shared_layers > 0),
