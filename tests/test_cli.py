@@ -472,4 +472,4 @@ def test_helpers_for_arguments():
     ]
     assert strip(["--seed", "3", "--x", "--jobs=2", "y"], ("--seed", "--jobs")) == ["--x", "y"]
     assert one_line("", "surefoot") == "wrong flags"
-    assert set(COMMANDS) == {"train", "eval", "watch", "list", "doctor"}
+    assert set(COMMANDS) == {"train", "eval", "certify", "watch", "list", "doctor"}

@@ -15,6 +15,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 COMMANDS = {
     "train": "train a policy: surefoot train METHOD --env ID",
     "eval": "score a run over whole episodes: surefoot eval RUN",
+    "certify": "check the certificate of a run, in float64: surefoot certify RUN",
     "watch": "see a run act: a window, or a video where there is no display: surefoot watch RUN",
     "list": "methods, envs, presets or runs: surefoot list methods",
     "doctor": "what is installed, what is missing and the line that installs it",
