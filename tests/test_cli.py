@@ -177,6 +177,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
         "kl_q99",
         "kl_max",
         "kl_reverse",
+        "kl_drift",
         "ratio_max",
         "surrogate_gain",
         "entropy",
