@@ -8,10 +8,12 @@ import functools
 import hashlib
 import json
 import math
+import re
 import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,7 @@ from surefoot.methods import METHODS
 from surefoot.verifier import Kept, Verifier, distribution, divergence, fingerprint, load, measured
 
 SOURCE = Path(verifier.__file__)
+PAGE = Path(__file__).parents[1] / "docs" / "certificate.md"
 NET = to_json(tiny.networks("gaussian"))
 
 
@@ -374,6 +377,25 @@ def test_fifty_forgeries_with_every_hash_made_to_fit(honest, tmp_path, how, seed
     )
     assert found
     assert all(" line " in f or "safetensors: " in f for f in found), found
+
+
+def test_the_page_says_which_need_training_again():
+    page = PAGE.read_text()
+    for how, (_, needs_replay) in MENDED.items():
+        found = "`--replay`" if needs_replay else "`certify`"
+        assert f"| {how} | {found} |" in page, how
+    alone = sum(needs for _, needs in MENDED.values())
+    assert f"Of the {len(MENDED)} kinds\nof those, {alone} agree" in page
+
+
+def test_the_page_computes_a_kl_by_hand(honest):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    check = Verifier(honest).verify()
+    path = honest / "certificate" / f"{check.kept.worst:06d}.safetensors"
+    space: dict[str, Any] = {"PATH": path}
+    code = code.replace("from verifier", "from surefoot.verifier").replace("range(2)", "range(1)")
+    exec(code.replace('sys.path.insert(0, "RUN")', ""), space)
+    assert space["kl"] == pytest.approx(check.kept.largest, rel=1e-6)
 
 
 @pytest.mark.parametrize(
