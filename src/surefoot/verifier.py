@@ -277,6 +277,8 @@ class Verifier:
 
     def _checkpoint(self, path: Path) -> None:
         n = int(path.parent.name)
+        if n > len(self.lines):
+            raise ValueError(f"{CERTIFICATE} has no line {n + 1}")
         actor = self.lines[n - 1]["new"] if n else self.head["initial"]
         if fingerprint(part(load(path), "policy/")) != actor:
             raise ValueError(f"the policy has another hash than in {CERTIFICATE}")
