@@ -18,11 +18,8 @@ from typing import Any
 import numpy as np
 
 CERTIFICATE, FORMAT, KEEP, BLOCK, WIDEST = "certificate.jsonl", 1, 32, 512, 65536
-AGREE, FLOOR = 1e-9, 1e-12
-"""What two float64 KLs may differ by, relative and absolute (sums in another order), and no more
-may one exceed its bound by."""
-ROUNDING, GRAIN = 1e-2, 1e-6
-"""What a float32 KL and the float64 one may differ by; it is seldom above 1e-4."""
+AGREE, FLOOR = 1e-9, 1e-12  # relative, absolute: float64 KLs that libraries add in another order
+ROUNDING, GRAIN = 1e-2, 1e-6  # a float32 KL beside the float64 one
 PROMISES = {"TRPO": "mean_kl", "NPG": "none", "PPO": "none"}
 COLUMNS = {"max_kl": "kl_max", "projection": "kl_projection"}  # the rest is kl_mean
 ON_DEVICE = ("jax", "gymnax", "probe")
