@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from surefoot import envs
-from surefoot.certificate import Certifier
+from surefoot.certificate import Certifier, promised
 from surefoot.loops import fresh_state, plain
 from surefoot.presets import choose
 from surefoot.provenance import environment, write_config
@@ -38,7 +38,8 @@ def measure(method: str, env: str, every: int, updates: int, folder: Path) -> di
     config = choose(method, env)
     config = dataclasses.replace(config, certify_every=every, steps=config.rows * updates)
     made = envs.make(env, config.num_envs, config.seed, config.workers)
-    write_config(folder, config)
+    promise, bound = promised(config)
+    write_config(folder, config, promise=promise, bound=bound)
     collector = HostCollector(made, config.rollout_steps, config.seed)
     ts = fresh_state(config, made.spec)
     certifier = Certifier(folder, config)

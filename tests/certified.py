@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from surefoot import checkpoint, envs
-from surefoot.certificate import Certifier, attest
+from surefoot.certificate import Certifier, attest, promised
 from surefoot.checkpoint import tree_to_arrays
 from surefoot.config import Config
 from surefoot.loops import fresh_state, plain
@@ -85,9 +85,15 @@ class Trained:
             self.env.close()
 
 
+def write(folder: Path, settings: Config[Any, Any]) -> None:
+    """`config.json` of a run."""
+    promise, bound = promised(settings)
+    write_config(folder, settings, promise=promise, bound=bound)
+
+
 def certified(folder: Path, settings: Config[Any, Any], save_every: int = 5) -> Path:
     """Train in `folder` with a certificate, metrics and a checkpoint every `save_every` updates."""
-    write_config(folder, settings)
+    write(folder, settings)
     run, sink = Trained(settings), JsonLines(folder)
     certifier = Certifier(folder, settings, run.spec.on_device)
     certifier.first(run.ts.policy)

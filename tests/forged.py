@@ -126,7 +126,7 @@ def bound_lines(f: Forger) -> None:
 
 
 def bound_config(f: Forger) -> None:
-    f.config["settings"]["method"]["max_kl"] = 0.02
+    f.config["settings"]["method"]["max_kl"] = f.config["bound"] = 0.02
 
 
 def bound_everywhere(f: Forger) -> None:
@@ -134,8 +134,13 @@ def bound_everywhere(f: Forger) -> None:
     bound_config(f)
 
 
+def bound_beside(f: Forger) -> None:
+    bound_lines(f)
+    f.config["bound"] = 0.02
+
+
 def bound_lower(f: Forger) -> None:
-    f.config["settings"]["method"]["max_kl"] = 0.002
+    f.config["settings"]["method"]["max_kl"] = f.config["bound"] = 0.002
     for row in f.rows[1:]:
         row["bound"] = 0.002
 
@@ -143,6 +148,11 @@ def bound_lower(f: Forger) -> None:
 def promise(f: Forger) -> None:
     for row in f.rows[1:]:
         row["promise"], row["bound"] = "none", None
+
+
+def promise_everywhere(f: Forger) -> None:
+    promise(f)
+    f.config["promise"], f.config["bound"] = "none", None
 
 
 def hash_batch_kept(f: Forger) -> None:
@@ -305,11 +315,11 @@ MENDED: dict[str, tuple[Callable[[Forger], None], bool]] = {
     "float32": (seen, False),
     "float32, metrics.jsonl too": (seen_and_metrics, True),
     "bound of one line": (bound_line, False),
-    "bound of every line": (bound_lines, False),
+    "bound of every line and of config.json": (bound_beside, False),
     "bound in config.json": (bound_config, False),
     "bound everywhere": (bound_everywhere, True),
     "bound everywhere, lower": (bound_lower, False),
-    "promise of every line": (promise, False),
+    "promise everywhere": (promise_everywhere, False),
     "hash of a kept batch": (hash_batch_kept, False),
     "hash of a batch": (hash_batch, True),
     "hash of an actor": (hash_actor, False),

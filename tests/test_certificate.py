@@ -19,7 +19,6 @@ import tiny
 from surefoot import EnvironmentFault, certificate
 from surefoot.certificate import Certifier
 from surefoot.cli import main
-from surefoot.provenance import write_config
 from surefoot.types import Rollout
 from surefoot.verifier import Verifier, fingerprint, load, part
 
@@ -63,7 +62,7 @@ def report(n):
 
 def begin(folder, settings=SETTINGS, **options):
     """A certificate of a fresh run folder."""
-    write_config(folder, settings)
+    certified.write(folder, settings)
     certifier = Certifier(folder, settings, **options)
     certifier.first(policy(0))
     return certifier

@@ -25,13 +25,23 @@ from surefoot import verifier
 from surefoot.checkpoint import tree_to_arrays
 from surefoot.checks import EnvironmentFault
 from surefoot.config import Config, to_json
-from surefoot.verifier import CERTIFICATE, COLUMNS, FORMAT, Arrays, Kept, canonical, fingerprint
+from surefoot.verifier import (
+    CERTIFICATE,
+    COLUMNS,
+    FORMAT,
+    UNBOUNDED,
+    Arrays,
+    Kept,
+    canonical,
+    fingerprint,
+)
 
 
 def promised(config: Config[Any, Any]) -> tuple[str, float | None]:
-    """What the method of a run promises, and the bound; None where nothing is promised."""
+    """What the method of a run promises, and the bound; None where there is none on the policy
+    itself. `config.json` says both."""
     promise = config.method.promise
-    return promise, None if promise == "none" else float(config.method.max_kl)
+    return promise, None if promise in UNBOUNDED else float(config.method.max_kl)
 
 
 def joined(batch: Arrays, old: Arrays, new: Arrays) -> dict[str, np.ndarray]:
@@ -56,10 +66,9 @@ def attest(
     With `check` the float64 value is computed, which needs the batch.
     """
     promise, bound = promised(config)
-    exact = None
-    if check and batch is not None:
-        arrays = joined(batch, *actors)
-        exact = verifier.measured(promise, arrays, to_json(config.networks))
+    exact, net = None, to_json(config.networks)
+    if check and batch is not None and not net.get("full_covariance", False):
+        exact = verifier.measured(promise, joined(batch, *actors), net)
     return {
         "update": update,
         "promise": promise,
@@ -79,7 +88,8 @@ def _number(x: Any) -> float | str:
 
 
 class Certifier:
-    """Writes the certificate of a run whose folder holds `config.json`.
+    """Writes the certificate of a run whose folder holds `config.json`, with `promise` and `bound`
+    in it as `promised` has them.
 
     One update in `config.certify_every` is checked in float64 at once, and each whose float32 value
     is the largest so far. Call `first` or `restore`, then `record` after every update; around
