@@ -7,7 +7,7 @@ For each environment and method one run is left alone; ten are killed at moments
 between 5 % and 95 % of its wall time, two of them as soon as a checkpoint begins to be written, and
 resumed. A line of JSON a kill goes to benchmarks/results/kill.jsonl; what is there is not run
 again. Equal means: every file of the last checkpoint (its manifest has their hashes), and every byte of
-metrics.jsonl.
+metrics.jsonl and certificate.jsonl.
 """
 
 import argparse
@@ -52,6 +52,7 @@ def result(folder: Path) -> dict[str, str]:
         "checkpoint": last.name,
         "state": hashlib.sha256((last / "manifest.json").read_bytes()).hexdigest(),
         "metrics": hashlib.sha256((folder / "metrics.jsonl").read_bytes()).hexdigest(),
+        "certificate": hashlib.sha256((folder / "certificate.jsonl").read_bytes()).hexdigest(),
     }
 
 
@@ -104,6 +105,7 @@ def one(method: str, env: str, number: int, wall: float, whole: dict[str, str], 
         "checkpoint_every": int(said[2].replace(" ", "")) if said else None,
         "state_equal": ended.get("state") == whole["state"],
         "metrics_equal": ended.get("metrics") == whole["metrics"],
+        "certificate_equal": ended.get("certificate") == whole["certificate"],
         "said": again.stderr.strip()[-300:],
     }
     shutil.rmtree(folder, ignore_errors=True)

@@ -177,6 +177,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
         "kl_q99",
         "kl_max",
         "kl_reverse",
+        "kl_drift",
         "ratio_max",
         "surrogate_gain",
         "entropy",
@@ -473,4 +474,4 @@ def test_helpers_for_arguments():
     ]
     assert strip(["--seed", "3", "--x", "--jobs=2", "y"], ("--seed", "--jobs")) == ["--x", "y"]
     assert one_line("", "surefoot") == "wrong flags"
-    assert set(COMMANDS) == {"train", "resume", "compare", "eval", "watch", "list", "doctor"}
+    assert set(COMMANDS) == {"train", "resume", "compare", "eval", "certify", "watch", "list", "doctor"}

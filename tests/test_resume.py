@@ -42,10 +42,11 @@ def lines(path):
 
 
 def result(run):
-    """Every file of the last checkpoint, and every byte of the metrics."""
+    """Every file of the last checkpoint, and every byte of metrics and certificate."""
     last = checkpoint.numbered(run / "checkpoints")[-1]
-    manifest = (last / "manifest.json").read_bytes()
-    return last.name, manifest, hashlib.sha256((run / "metrics.jsonl").read_bytes()).hexdigest()
+    files = [last / "manifest.json", run / "metrics.jsonl", run / "certificate.jsonl"]
+    files += sorted((run / "certificate").iterdir())
+    return last.name, {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 # In one process.
@@ -412,6 +413,7 @@ def test_a_run_that_never_began_begins(run, tmp_path):
     unfinish(run, -1)
     for path in (run / "metrics.jsonl", run / "timings.jsonl"):
         path.unlink()
+    assert (run / "certificate.jsonl").exists()  # as of a process killed before its checkpoint 0
     assert main(["resume", str(run), "--quiet"]) == 0
     assert result(run) == whole
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from surefoot import checkpoint, envs
+from surefoot.certificate import Certifier
 from surefoot.checks import UsageError, require
 from surefoot.config import Config, method_class, method_name, read_config, to_json
 from surefoot.envs.spaces import ActionDoor
@@ -145,6 +146,8 @@ class Agent:
         self._loop: Loop | None = None
         self._environments: tuple[dict[str, np.ndarray], dict[str, Any], str] | None = None
         self._best: Best | None = None
+        self.certifier: Certifier | None = None
+        """Writes the certificate of the run this agent trains in, if it trains in one."""
         self.env_steps = 0
         self.update = 0
         self.episodes = 0
@@ -203,15 +206,12 @@ class Agent:
         panel is shown on a terminal, and nothing elsewhere. Raises `EnvironmentFault` where the
         environment fails; the agent then holds the state before the failing update.
         """
-        check = dataclasses.replace(self.config, steps=steps)
         if self._best_acts is not None:
             raise UsageError(
                 "this agent was loaded with best=True, to act with: the optimiser is of a later "
                 "policy; load it without to go on training"
             )
-        if not self._scheduled:
-            self.config, self._scheduled = check, True
-            self._ts = dataclasses.replace(self._ts, total=np.asarray(check.updates, np.int32))
+        self.schedule(steps)
         if sinks is None:
             from surefoot.console import panel_if_terminal
 
@@ -227,9 +227,18 @@ class Agent:
                 sink.close()
         return self
 
-    def _iterate(self, sinks: Sequence[Sink], start: float) -> bool:
-        loop = self.loop
-        before, acted = time.perf_counter(), self._ts
+    def schedule(self, steps: int) -> None:
+        """Let schedules run over `steps` environment steps, unless they run over something
+        already. Raises `UsageError` where that is no number of steps."""
+        config = dataclasses.replace(self.config, steps=steps)
+        if not self._scheduled:
+            self.config, self._scheduled = config, True
+            self._ts = dataclasses.replace(self._ts, total=np.asarray(config.updates, np.int32))
+
+    def step(self) -> Outcome:
+        """Collect and learn once; `report` says what came of it. Raises `EnvironmentFault` as
+        `learn`."""
+        loop, acted = self.loop, self._ts
         self._ts, outcome = loop.iterate(self._ts)
         if not self._compiled:
             self._compiled = True
@@ -237,6 +246,25 @@ class Agent:
         self._actor = None
         self._account(outcome)
         self._keep_best(acted)
+        if self.certifier is not None:
+            policies = acted.policy, self._ts.policy
+            self.certifier.record(self.update, *policies, lambda: loop.rollout, self.report)
+        return outcome
+
+    def pass_checkpoint(self) -> None:
+        """Do to the run what a checkpoint here does, without writing one: at level `barrier` the
+        episodes begin anew."""
+        if self.loop.level == "barrier" and self.update:
+            self._ts = self.loop.begin(self._ts, self.update)
+
+    def due(self, since: int) -> bool:
+        """Whether a checkpoint is due, the last one having been at `since` environment steps: the
+        next rollout could pass the interval."""
+        return self.env_steps + self.config.rows > since + self.checkpoint_every
+
+    def _iterate(self, sinks: Sequence[Sink], start: float) -> bool:
+        before = time.perf_counter()
+        outcome = self.step()
         now = time.perf_counter()
         then, steps_then = self._recent_rate[0]
         self._recent_rate.append((now, self.env_steps))
@@ -402,18 +430,19 @@ class Agent:
         arrays = checkpoint.tree_to_arrays(self._ts) | {f"{LOOP}{k}": v for k, v in held.items()}
         arrays[KL] = np.asarray(self._kl, np.float64).reshape(-1, 2)
         self._save_best(run)  # first: the checkpoint says that it is there
-        return checkpoint.save(
-            run / "checkpoints" / f"{self.update:06d}",
-            arrays,
-            self._counters() | {"environments": environments, **(extra or {})},
-        )
+        state = self._counters() | {"environments": environments, **(extra or {})}
+        if self.certifier is not None:
+            state["certificate"] = self.certifier.state()
+        path = checkpoint.save(run / "checkpoints" / f"{self.update:06d}", arrays, state)
+        if self.certifier is not None:
+            self.certifier.sweep()
+        return path
 
     def _held(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What a checkpoint holds of the environments; at level `barrier` they begin anew here."""
         if self._loop is None and self._environments is not None:
             return self._environments[:2]
-        if self.loop.level == "barrier" and self.update:
-            self._ts = self.loop.begin(self._ts, self.update)
+        self.pass_checkpoint()
         return self.loop.capture()
 
     def fingerprint(self) -> str:

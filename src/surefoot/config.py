@@ -71,6 +71,8 @@ class Config(Generic[M, V]):
     begins new episodes, ten episodes of every environment."""
     keep_checkpoints: int = 3
     """Checkpoints kept, the newest; number 0 and the best are kept beside them."""
+    certify_every: int = 8
+    """Updates between those checked in float64 at once for the certificate; 1 checks all."""
     preset: str = "none"
     """Where the defaults of this run came from."""
 
@@ -93,6 +95,7 @@ class Config(Generic[M, V]):
         check_number(self, "entropy_coef")
         check_count(self, "checkpoint_every", optional=True)
         check_count(self, "keep_checkpoints")
+        check_count(self, "certify_every")
         shared = isinstance(self.value, SharedValue)
         require(
             shared == (self.networks.shared_layers > 0),

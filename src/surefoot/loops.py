@@ -65,6 +65,9 @@ class Loop(Protocol):
     only)."""
     words: str
     """The same for people."""
+    rollout: Any
+    """What the last call learned from: on the device where it was made there, on the host good
+    until the next call."""
 
     def iterate(self, ts: TrainState) -> tuple[TrainState, Outcome]: ...
     def prove(self) -> None: ...
@@ -106,6 +109,7 @@ class HostLoop:
         self.algorithm = config.algorithm
         self.collector = HostCollector(env, config.rollout_steps, config.seed)
         self.env = env
+        self.rollout: Any = None
         self.level, self.words = env.resume_level()
 
     def prove(self) -> None:
@@ -184,7 +188,7 @@ class HostLoop:
         is then the last state."""
         start = time.perf_counter()
         rollout, seen, episodes = self.collector.collect(ts.policy, ts.obs_stats, int(ts.update))
-        collected = time.perf_counter()
+        self.rollout, collected = rollout, time.perf_counter()
         ts, report = learn_jit(self.algorithm, ts, rollout, seen)
         report = plain(jax.device_get(report))
         done = time.perf_counter()
@@ -199,7 +203,7 @@ class HostLoop:
 
 def iteration(
     algo: Algorithm, env: DeviceEnv, num_steps: int, ts: TrainState, state: EnvState
-) -> tuple[TrainState, EnvState, dict[str, Any], Finished]:
+) -> tuple[TrainState, EnvState, dict[str, Any], Finished, Rollout]:
     """Collect and learn, as one pure function of training state and environment state."""
     key, k_collect = jax.random.split(ts.key)
     state, rollout, seen, finished = collect(
@@ -207,7 +211,7 @@ def iteration(
     )
     ts = TrainState(**{f: getattr(ts, f) for f in ts.__dataclass_fields__} | {"key": key})
     ts, report = learn(algo, ts, rollout, seen)
-    return ts, state, report, finished
+    return ts, state, report, finished, rollout
 
 
 iteration_jit = jax.jit(iteration, static_argnums=(0, 1, 2))
@@ -221,6 +225,7 @@ class DeviceLoop:
         word = int(np.random.SeedSequence([config.seed, 3]).generate_state(1)[0])
         self.state = self._initial = jax.jit(env.reset)(jax.random.key(word))
         self.steps = 0
+        self.rollout: Any = None
         self.level, self.words = "snapshot", "environments on the device"
 
     def prove(self) -> None:
@@ -249,7 +254,7 @@ class DeviceLoop:
         """One rollout and one update. Raises `EnvironmentFault` where a reward or observation was
         not finite."""
         start = time.perf_counter()
-        new, self.state, report, finished = iteration_jit(
+        new, self.state, report, finished, self.rollout = iteration_jit(
             self.algorithm, self.env, self.num_steps, ts, self.state
         )
         report, finished = jax.device_get((report, finished))

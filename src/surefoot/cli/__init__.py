@@ -17,6 +17,7 @@ COMMANDS = {
     "resume": "go on with a run as if it had never stopped: surefoot resume RUN",
     "compare": "methods side by side over seeds: surefoot compare METHOD... --env ID",
     "eval": "score a run over whole episodes: surefoot eval RUN",
+    "certify": "check the certificate of a run, in float64: surefoot certify RUN",
     "watch": "see a run act: a window, or a video where there is no display: surefoot watch RUN",
     "list": "methods, envs, presets or runs: surefoot list methods",
     "doctor": "what is installed, what is missing and the line that installs it",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surefoot import checkpoint
+from surefoot.certificate import Certifier
 from surefoot.checks import EnvironmentFault
+from surefoot.config import read_config
 from surefoot.envs import ALSO_IN_ENVPOOL, installed, split
 from surefoot.sinks import JsonLines, Sink, TensorBoard
+from surefoot.verifier import CERTIFICATE
 
 if TYPE_CHECKING:
     from surefoot.agent import Agent
@@ -62,7 +66,6 @@ class Saver:
 
     def __init__(self, agent: Agent, folder: Path, metrics: JsonLines, since: int = 0) -> None:
         self.agent, self.folder, self.metrics = agent, folder, metrics
-        self.every = agent.checkpoint_every
         self.since = since
         """Environment steps at the last checkpoint that was due; one on Ctrl-C does not move the
         next."""
@@ -70,7 +73,7 @@ class Saver:
         """What the compiled update makes of a rollout of noise, to be compared on resume."""
 
     def __call__(self, update: Any) -> None:
-        if self.agent.env_steps + self.agent.config.rows > self.since + self.every:
+        if self.agent.due(self.since):
             self.since = self.agent.env_steps
             self.save()
 
@@ -104,7 +107,9 @@ def train(
     From the beginning (`at` None), or from the checkpoint whose state is `at`; `again` are the
     steps that were made before and will be made once more.
     """
+    agent.schedule(agent.config.steps)
     metrics = JsonLines(folder, at)
+    certifier = agent.certifier = certificate(agent, folder, at)
     saver = Saver(agent, folder, metrics, 0 if at is None else at["since"])
     saver.fingerprint = fingerprint or agent.fingerprint()
     sinks: list[Sink] = [
@@ -124,16 +129,33 @@ def train(
     try:
         with stop:
             agent.learn(target - agent.env_steps, sinks)
+        if agent.env_steps < target:
+            return stopped(agent, folder, saver)
+        saver.save()
+        certifier.sweep(last=True)
     except EnvironmentFault as error:
         kept = checkpoint.numbered(folder / "checkpoints")[-1]
         raise EnvironmentFault(
             f"{error}; update {agent.update + 1} was not made, {kept} is kept"
         ) from error
-    if agent.env_steps < target:
-        return stopped(agent, folder, saver)
-    saver.save()
+    finally:
+        certifier.close()
+        agent.certifier = None
     agent.close()
     return closing(agent, folder, talk)
+
+
+def certificate(agent: Agent, folder: Path, at: dict[str, Any] | None) -> Certifier:
+    """The writer of the run's certificate, at its first line or where a checkpoint was."""
+    certifier = Certifier(folder, read_config(folder / "config.json"), agent.spec.on_device)
+    if at is not None:
+        certifier.restore(agent.update, at["certificate"])
+        return certifier
+    # Of a process that was killed before its first checkpoint.
+    (folder / CERTIFICATE).unlink(missing_ok=True)
+    shutil.rmtree(folder / "certificate", ignore_errors=True)
+    certifier.first(agent.policy)
+    return certifier
 
 
 def stopped(agent: Agent, folder: Path, saver: Saver) -> int:

@@ -262,13 +262,15 @@ def begin(config: Any, folder: Path, command: list[str]) -> Agent:
     """The agent of a run that begins, its level of resume found out and written down."""
     compilation_cache()
     from surefoot.agent import Agent
+    from surefoot.certificate import promised
     from surefoot.provenance import write_config
 
     agent = Agent(config.method, config.env, config=config)
     agent.loop.prove()
     level = {"level": agent.loop.level, "words": agent.loop.words}
     level |= {"checkpoint_every": agent.checkpoint_every}
-    write_config(folder, agent.config, resume=level, command=command)
+    promise, bound = promised(agent.config)
+    write_config(folder, agent.config, promise=promise, bound=bound, resume=level, command=command)
     return agent
 
 
