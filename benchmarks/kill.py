@@ -6,8 +6,8 @@
 For each environment and method one run is left alone; ten are killed at moments drawn uniformly
 between 5 % and 95 % of its wall time, two of them as soon as a checkpoint begins to be written, and
 resumed. A line of JSON a kill goes to benchmarks/results/kill.jsonl; what is there is not run
-again. Equal means: every file of the last checkpoint (its manifest has their hashes), and every byte of
-metrics.jsonl and certificate.jsonl.
+again. Equal means: every file of the last checkpoint (its manifest has their hashes), and every
+byte of metrics.jsonl and certificate.jsonl.
 """
 
 import argparse

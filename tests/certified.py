@@ -114,7 +114,9 @@ def certified(folder: Path, settings: Config[Any, Any], save_every: int = 5) -> 
 def save(folder: Path, run: Trained, certifier: Certifier) -> None:
     """A checkpoint, as the agent writes it."""
     state = {"update": run.update, "certificate": certifier.state()}
-    checkpoint.save(folder / "checkpoints" / f"{run.update:06d}", run.ts, state)
+    checkpoint.save(
+        folder / "checkpoints" / f"{run.update:06d}", checkpoint.tree_to_arrays(run.ts), state
+    )
     certifier.sweep()
 
 

@@ -296,11 +296,11 @@ def test_certify_rejects(run, tmp_path, capsys):
 def test_certify_with_replay(run, capsys, monkeypatch, tmp_path):
     import forged
 
-    module: Any = types.ModuleType("surefoot.runs")
+    module: Any = types.ModuleType("surefoot.replay")
     module.replay = lambda folder, start, stop: certified.replay(
         certified.config(updates=12, certify_every=4), start, stop
     )
-    monkeypatch.setitem(sys.modules, "surefoot.runs", module)
+    monkeypatch.setitem(sys.modules, "surefoot.replay", module)
     monkeypatch.setenv("SUREFOOT_CACHE", "off")
     assert main(["certify", str(run), "--replay", "2:12"]) == 0
     assert "updates 2 to 12 trained again" in said(capsys)[0][-1]

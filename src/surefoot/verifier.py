@@ -193,7 +193,7 @@ class Verifier:
     def summary(self) -> str:
         """One line: the verdict, and what it rests on."""
         bound = "nothing was promised" if self.bound is None else f"{self.promise} <= {self.bound}"
-        checked = sum(line["float64"] is not None for line in self.lines)
+        checked = sum(line.get("float64") is not None for line in self.lines)
         counts = f"{len(self.lines)} updates, {checked} checked, {self.recomputed} recomputed here"
         verdict = "REJECTED" if self.findings else "holds"
         return f"{verdict}: {bound}; the largest {self.kept.largest}; {counts}"

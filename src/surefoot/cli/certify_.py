@@ -101,7 +101,7 @@ def report(check: Verifier, flags: Flags, stretch: tuple[int, int] | None) -> No
         "promise": check.promise,
         "bound": check.bound,
         "updates": len(check.lines),
-        "checked": sum(line["float64"] is not None for line in check.lines),
+        "checked": sum(line.get("float64") is not None for line in check.lines),
         "recomputed": check.recomputed,
         "largest": check.kept.largest,
         "worst_update": check.kept.worst,
