@@ -88,7 +88,7 @@ def one(method: str, env: str, number: int, wall: float, whole: dict[str, str], 
         process = subprocess.Popen(command(method, env, folder), stdout=log, stderr=log)
         lived = kill_at(process, folder, draw * wall, writing)
         litter = len(list(folder.glob("checkpoints/.tmp-*")))
-        if not finished(folder) and bool(litter) == writing:
+        if not finished(folder) and (litter or not writing):
             break
         if finished(folder):
             wall = min(wall, lived / draw) * 0.9
