@@ -93,8 +93,8 @@ class Request:
 def parse_train(name: str, args: list[str]) -> Request:
     """The request that flags describe, on top of a preset or of `--config`. Raises `UsageError`."""
     from surefoot.cli.flags import parse
-    from surefoot.cli.train_flags import Flags
-    from surefoot.config import method_class, method_name, read_config
+    from surefoot.cli.train_flags import Flags, method_flags, method_type, with_fixup
+    from surefoot.config import method_name, read_config
     from surefoot.presets import choose
 
     if name == "ppo" and any(
@@ -112,8 +112,9 @@ def parse_train(name: str, args: list[str]) -> Request:
             raise UsageError(f"{path} is of method {method_name(base.method)}, not {name}")
     else:
         base = choose(name, env or "CartPole-v1", preset_name(scan(args, "--preset")))
-    base = with_value(base, scan(args, "--value"))
-    kind = Flags[method_class(name), type(base.value)]  # pyright: ignore[reportInvalidTypeArguments] (types at run time)
+    base = with_fixup(with_value(base, scan(args, "--value")), scan(args, "--fixup"))
+    args = method_flags(args, base.method)
+    kind = Flags[method_type(base.method), type(base.value)]  # pyright: ignore[reportInvalidTypeArguments] (types at run time)
     flags = parse(kind, args, prog=f"surefoot train {name}", default=Flags(settings=base))
     if env is None and path is None:
         raise UsageError(f"--env is missing; {USAGE.removeprefix('usage: ')}")
@@ -329,7 +330,8 @@ def closing(agent: Agent, folder: Path, request: Request) -> int:
     if trust.max_kl is None:
         kept = f"no bound asked, worst state KL {max(trust.kl_max):.3g} in {updates}"
     else:
-        kept = f"{trust.violations} bound violations in {updates} (mean KL <= {trust.max_kl:g})"
+        what = trust.promise.replace("_", " ").replace("kl", "KL")
+        kept = f"{trust.violations} bound violations in {updates} ({what} <= {trust.max_kl:g})"
     kept += f" · {trust.rolled_back} rolled back" if trust.rolled_back else ""
     print(
         f"done      {score.mean:.1f} [{low:.1f}, {high:.1f}] over {EVAL_EPISODES} "
