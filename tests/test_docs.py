@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from surefoot import Agent
+from surefoot import NPG, Agent, Fixup
 from surefoot.cli import main
 from surefoot.methods import METHODS
+from surefoot.wrappers import WRAPPERS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,11 +68,22 @@ def test_every_method_has_a_page_and_a_row():
     for name in METHODS:
         assert (ROOT / "docs" / "methods" / f"{name}.md").exists()
         assert f"(docs/methods/{name}.md)" in readme
+    for name in map(str.lower, WRAPPERS):
+        assert (ROOT / "docs" / "methods" / f"{name}.md").exists()
+        assert f"(docs/methods/{name}.md)" in readme
 
 
-def test_every_column_is_explained():
+REPORTS = [
+    ("trpo", "jax:CartPole-v1"),
+    ("ppo", "jax:CartPole-v1"),
+    pytest.param("fixpo", "jax:Pendulum-v1", marks=pytest.mark.slow),
+    pytest.param(Fixup(NPG()), "jax:Pendulum-v1", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("method", "env"), REPORTS)
+def test_every_column_is_explained(method, env):
     page = (ROOT / "docs" / "metrics.md").read_text()
-    for method in ("trpo", "ppo"):
-        agent = Agent(method, "jax:CartPole-v1", num_envs=4, num_steps=64).learn(256)
-        for key in agent.report:
-            assert f"`{key}`" in page, key
+    agent = Agent(method, env, num_envs=4, num_steps=64).learn(256)
+    for key in agent.report:
+        assert f"`{key}`" in page, key

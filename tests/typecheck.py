@@ -15,6 +15,7 @@ RECORDS = (
     "surefoot.sgd",
     "surefoot.value",
     "surefoot.surrogates",
+    "surefoot.wrappers.",
 )
 OTHERS = ("GAE.__init__", "Networks.__init__")
 strict = beartype(conf=BeartypeConf(is_pep484_tower=True))

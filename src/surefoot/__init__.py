@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from surefoot.build import build
     from surefoot.checks import EnvironmentFault, UsageError
     from surefoot.config import Config
+    from surefoot.divergences import KLNewOld, KLOldNew, MeanState, WorstState
     from surefoot.evaluate import Score, evaluate
+    from surefoot.methods.fixpo import FixPO
     from surefoot.methods.npg import NPG
     from surefoot.methods.ppo import PPO
     from surefoot.methods.trpo import TRPO
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from surefoot.surrogates import Clipped, Importance
     from surefoot.train import Algorithm
     from surefoot.value import EntropyBonus, SharedValue, ValueFit
+    from surefoot.wrappers.fixup import Fixup
 
 __version__ = "0.1.0"
 
@@ -30,8 +33,13 @@ _HOMES = {
     "EnvironmentFault": "checks",
     "UsageError": "checks",
     "Config": "config",
+    "KLNewOld": "divergences",
+    "KLOldNew": "divergences",
+    "MeanState": "divergences",
+    "WorstState": "divergences",
     "Score": "evaluate",
     "evaluate": "evaluate",
+    "FixPO": "methods.fixpo",
     "NPG": "methods.npg",
     "PPO": "methods.ppo",
     "TRPO": "methods.trpo",
@@ -43,6 +51,7 @@ _HOMES = {
     "EntropyBonus": "value",
     "SharedValue": "value",
     "ValueFit": "value",
+    "Fixup": "wrappers.fixup",
 }
 
 __all__ = [
@@ -56,13 +65,19 @@ __all__ = [
     "Config",
     "EntropyBonus",
     "EnvironmentFault",
+    "FixPO",
+    "Fixup",
     "Importance",
+    "KLNewOld",
+    "KLOldNew",
+    "MeanState",
     "Networks",
     "Score",
     "SharedValue",
     "TrustReport",
     "UsageError",
     "ValueFit",
+    "WorstState",
     "build",
     "evaluate",
 ]

@@ -25,8 +25,9 @@ from surefoot.provenance import write_config
 from surefoot.rollouts.host import Episode, act, draw_noise, host_actor
 from surefoot.sinks import Sink, Update
 from surefoot.train import TrainState
-from surefoot.types import EnvSpec, PolicyUpdate
+from surefoot.types import PROMISES, EnvSpec, PolicyUpdate
 from surefoot.value import SharedValue, ValueFit
+from surefoot.wrappers import unwrapped
 
 RATE_WINDOW = 20
 """Updates that `steps_per_second` looks back over."""
@@ -45,7 +46,8 @@ class TrustReport:
     """What became of the bound: one number an update, and counts."""
 
     promise: str
-    """`mean_kl` where the mean KL(old || new) of the batch is enforced, `none` where nothing is."""
+    """What is enforced, as in `PolicyUpdate.promise`: `mean_kl`, `max_kl` (every state), ...,
+    `none`."""
     max_kl: float | None
     """The bound; None where nothing is promised."""
     kl_mean: tuple[float, ...]
@@ -158,7 +160,7 @@ class Agent:
         self._compiled = False
         self._recent_rate: deque[tuple[float, int]] = deque(maxlen=RATE_WINDOW)
         self._window: deque[Episode] = deque(maxlen=WINDOW)
-        self._kl: list[tuple[float, float]] = []
+        self._kl: list[tuple[float, float, float]] = []
         self._rolled_back = 0
         self._noise = np.random.default_rng([config.seed, 4])
         self._actor: Any = None
@@ -193,8 +195,13 @@ class Agent:
 
     @property
     def bound(self) -> float | None:
-        """The enforced bound on the mean KL, or None where the method promises nothing."""
-        return self.config.method.max_kl if self.config.method.promise == "mean_kl" else None
+        """The enforced bound on `judged`, or None where the method promises nothing."""
+        return self.config.method.max_kl if self.config.method.promise in PROMISES else None
+
+    @property
+    def judged(self) -> str:
+        """The column of the ruler that the bound is on; `kl_mean` where nothing is promised."""
+        return PROMISES.get(self.config.method.promise, "kl_mean")
 
     # Training.
 
@@ -287,8 +294,10 @@ class Agent:
         self.episodes += len(outcome.episodes)
         self._window.extend(outcome.episodes)
         report = outcome.report
-        self._kl.append((report["kl_mean"], report["kl_max"]))
-        self._rolled_back += bool(report["update_skipped"]) or not report.get("accepted", True)
+        self._kl.append((report["kl_mean"], report["kl_max"], report[self.judged]))
+        kept = min(report.get("fixpo_scale", 1), report.get("fixup_scale", 1)) == 0
+        refused = kept or not report.get("accepted", True)
+        self._rolled_back += refused or bool(report["update_skipped"])
         mean: dict[str, float | None] = {"episode_return": None, "episode_length": None}
         if self._window:
             returns, lengths = zip(*self._window, strict=True)
@@ -386,9 +395,9 @@ class Agent:
 
     def trust_report(self) -> TrustReport:
         """Mean and worst KL of every update, violations of the bound, roll-backs."""
-        means, worst = zip(*self._kl, strict=True) if self._kl else ((), ())
+        means, worst, judged = zip(*self._kl, strict=True) if self._kl else ((), (), ())
         bound = self.bound
-        violations = 0 if bound is None else sum(k > bound for k in means)
+        violations = 0 if bound is None else sum(k > bound for k in judged)
         return TrustReport(
             self.config.method.promise,
             bound,
@@ -428,7 +437,7 @@ class Agent:
         """
         held, environments = self._held()
         arrays = checkpoint.tree_to_arrays(self._ts) | {f"{LOOP}{k}": v for k, v in held.items()}
-        arrays[KL] = np.asarray(self._kl, np.float64).reshape(-1, 2)
+        arrays[KL] = np.asarray(self._kl, np.float64).reshape(-1, 3)
         self._save_best(run)  # first: the checkpoint says that it is there
         state = self._counters() | {"environments": environments, **(extra or {})}
         if self.certifier is not None:
@@ -541,7 +550,7 @@ class Agent:
         agent._scheduled, agent._rolled_back = state["scheduled"], state["rolled_back"]
         agent._window.extend(Episode(*e) for e in state["window"])
         agent._best = None if state["best"] is None else Best(**state["best"])
-        agent._kl = [(a, b) for a, b in arrays[KL].tolist()]
+        agent._kl = [(a, b, c) for a, b, c in arrays[KL].tolist()]
         return agent
 
 
@@ -586,7 +595,7 @@ def _settle(
     name = method if isinstance(method, str) else method_name(method)
     env_name = env if isinstance(env, str) else _plain_id(env)
     if config is None:
-        if isinstance(method, str) or type(method) is _known(name):
+        if isinstance(method, str) or type(unwrapped(method)) is _known(name):
             base = choose(name, env_name, preset)
         else:
             base = Config(method=method, value=ValueFit(), env=env_name)

@@ -13,17 +13,27 @@ from typing import Any, Generic, Literal, TypeVar
 
 from surefoot.advantages import GAE, NORMALIZATIONS
 from surefoot.checks import UsageError, check_count, check_number, require
+from surefoot.divergences import DIVERGENCES, STATISTICS, Divergence, Statistic
 from surefoot.envs import nearest
 from surefoot.methods import METHODS
 from surefoot.networks import Networks
 from surefoot.sgd import SGD
-from surefoot.surrogates import SURROGATES
+from surefoot.surrogates import SURROGATES, Surrogate
 from surefoot.train import Algorithm
 from surefoot.types import PolicyUpdate
 from surefoot.value import EntropyBonus, SharedValue, ValueFit
+from surefoot.wrappers import WRAPPERS, unwrapped
 
 M = TypeVar("M", bound=PolicyUpdate)
 V = TypeVar("V", ValueFit, SharedValue)
+
+PARTS: dict[Any, dict[str, type[Any]]] = {
+    Surrogate: SURROGATES,
+    Divergence: DIVERGENCES,
+    Statistic: STATISTICS,
+}
+"""Parts that methods hold, by the annotation of the field: the records that fit, by the names they
+go by in flags."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +168,9 @@ def method_class(name: str) -> type[Any]:
 
 
 def method_name(method: Any) -> str:
-    """The lower-case name of a method's record; its class name in lower case for one that is not in
-    the table."""
+    """The lower-case name of a method's record, of the one inside where it is wrapped; its class
+    name in lower case for one that is not in the table."""
+    method = unwrapped(method)
     names = {entry.record: name for name, entry in METHODS.items()}
     return names.get(type(method).__name__, type(method).__name__.lower())
 
@@ -169,8 +180,11 @@ def method_name(method: Any) -> str:
 
 
 def _kinds() -> dict[str, type[Any]]:
-    own = (ValueFit, SharedValue, SGD, Networks, *SURROGATES.values())
-    return {k.__name__: k for k in own} | {METHODS[n].record: method_class(n) for n in METHODS}
+    own = [ValueFit, SharedValue, SGD, Networks]
+    own += [part for table in PARTS.values() for part in table.values()]
+    own += [method_class(name) for name in METHODS]
+    own += [getattr(importlib.import_module(WRAPPERS[name]), name) for name in WRAPPERS]
+    return {k.__name__: k for k in own}
 
 
 def to_json(value: Any) -> Any:
@@ -207,12 +221,15 @@ def _record(kind: type[Any], data: dict[str, Any], where: str, kinds: dict[str, 
 
 
 def _fits(kind: type[Any], fitting: tuple[Any, ...]) -> bool:
-    """Whether a kind of record is one of `fitting`; every record has defaults but `Config`."""
-    return isinstance(kind(), fitting)
+    """Whether a kind of record is one of `fitting`. Every record has defaults but `Config`, and
+    wrappers, which are methods."""
+    return PolicyUpdate in fitting if kind.__name__ in WRAPPERS else isinstance(kind(), fitting)
 
 
 def _fitting(hint: Any) -> tuple[Any, ...]:
     """The kinds of record an annotation admits; none for plain fields."""
+    if isinstance(hint, type) and hint in PARTS:
+        return tuple(PARTS[hint].values())
     if isinstance(hint, TypeVar):
         return hint.__constraints__ or (hint.__bound__,)
     return (hint,) if dataclasses.is_dataclass(hint) or getattr(hint, "_is_protocol", False) else ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -19,11 +19,15 @@ import numpy as np
 from jaxtyping import Float
 
 from surefoot.checks import check_number, require
-from surefoot.distributions import Categorical, DiagGaussian
+from surefoot.distributions import Beta, Categorical, DiagGaussian
 from surefoot.types import Array, EnvSpec
 
 ACTIVATIONS = {"tanh": (jnp.tanh, np.tanh), "relu": (jax.nn.relu, lambda x: np.maximum(x, 0))}
 """Name -> (function on jax arrays, the same on NumPy arrays)."""
+
+
+POLICIES = ("gaussian", "beta")
+"""Distributions of continuous actions."""
 
 
 class Linear(eqx.Module):
@@ -83,6 +87,23 @@ class GaussianHead(eqx.Module):
         return DiagGaussian(mean, bounded(log_std, self.log_std_min, self.log_std_max))
 
 
+SHARPEST = 1e3
+"""Ceiling of a Beta's concentrations above 1: a deviation of 0.02 on [-1, 1], where log-densities
+in float32 are still good to 1e-3."""
+
+
+class BetaHead(eqx.Module):
+    """Two concentrations by linear layers, softplus(.) + 1 (as in FixPO's released code), bounded
+    from above."""
+
+    alpha: Linear
+    beta: Linear
+
+    def __call__(self, x: Array) -> Beta:
+        above = lambda y: bounded(jax.nn.softplus(y), 0.0, SHARPEST)  # noqa: E731
+        return Beta(1 + above(self.alpha(x)), 1 + above(self.beta(x)))
+
+
 class CategoricalHead(eqx.Module):
     """Logits by a linear layer."""
 
@@ -96,9 +117,9 @@ class Actor(eqx.Module):
     """A policy of its own: body and head."""
 
     body: MLP
-    head: GaussianHead | CategoricalHead
+    head: GaussianHead | BetaHead | CategoricalHead
 
-    def __call__(self, obs: Array) -> DiagGaussian | Categorical:
+    def __call__(self, obs: Array) -> DiagGaussian | Beta | Categorical:
         return self.head(self.body(obs))
 
 
@@ -119,12 +140,21 @@ class ActorCritic(eqx.Module):
     actor: Actor
     critic: Critic
 
-    def __call__(self, obs: Array) -> DiagGaussian | Categorical:
+    def __call__(self, obs: Array) -> DiagGaussian | Beta | Categorical:
         return self.actor(self.trunk(obs))
 
     def value(self, obs: Array) -> Array:
         """V, [...]; its gradient reaches the shared layers."""
         return self.critic(self.trunk(obs))
+
+
+def acting(policy: Any) -> Any:
+    """A tree like `policy` of booleans, leaf by leaf: whether the distribution over actions depends
+    on it. False are the layers that only a shared value function uses."""
+    every = jax.tree.map(lambda _: True, policy)
+    if not isinstance(policy, ActorCritic):
+        return every
+    return eqx.tree_at(lambda p: p.critic, every, jax.tree.map(lambda _: False, policy.critic))
 
 
 @dataclass(frozen=True)
@@ -138,6 +168,9 @@ class Networks:
     """`tanh` or `relu`."""
     head_gain: float = 0.01
     """Gain of the policy's output layer."""
+    policy: Literal["gaussian", "beta"] = "gaussian"
+    """Distribution of continuous actions: `gaussian`, clipped to the box at the environment's door,
+    or `beta`, which lives on the box."""
     log_std_init: float = 0.0
     """Initial log of sigma (sigma 1; some published settings start at -0.5)."""
     log_std_min: float = -5.0
@@ -164,6 +197,7 @@ class Networks:
             ", ".join(ACTIVATIONS),
         )
         check_number(self, "head_gain", low=0, high=100)
+        require(self.policy in POLICIES, self, "policy", self.policy, ", ".join(POLICIES))
         check_number(self, "log_std_min", low=-20, high=20)
         check_number(self, "log_std_max", low=-20, high=20)
         require(
@@ -206,10 +240,12 @@ class Networks:
 
     def _head(
         self, rng: np.random.Generator, spec: EnvSpec, width: int
-    ) -> GaussianHead | CategoricalHead:
+    ) -> GaussianHead | BetaHead | CategoricalHead:
         out = Linear.orthogonal(rng, width, spec.action_dim, self.head_gain)
         if spec.discrete:
             return CategoricalHead(out)
+        if self.policy == "beta":
+            return BetaHead(out, Linear.orthogonal(rng, width, spec.action_dim, self.head_gain))
         init = np.full(spec.action_dim, self.log_std_init, np.float32)
         if self.state_dependent_std:
             layer = Linear.orthogonal(rng, width, spec.action_dim, self.head_gain)

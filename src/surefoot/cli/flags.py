@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from surefoot.checks import UsageError
-from surefoot.surrogates import SURROGATES, Surrogate
+from surefoot.config import PARTS
 
 _SCALE = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
@@ -70,17 +70,18 @@ def registry() -> Any:
         )
 
     @rules.primitive_rule
-    def surrogates(info: Any) -> Any:
-        if info.type is not Surrogate:
+    def parts(info: Any) -> Any:
+        table = PARTS.get(info.type) if isinstance(info.type, type) else None
+        if table is None:
             return None
-        names = {record: name for name, record in SURROGATES.items()}
+        names = {record: name for name, record in table.items()}
         return spec(
             nargs=1,
-            metavar="{" + ",".join(SURROGATES) + "}",
-            instance_from_str=lambda args: SURROGATES[args[0]](),
+            metavar="{" + ",".join(table) + "}",
+            instance_from_str=lambda args: table[args[0]](),
             is_instance=lambda x: type(x) in names,
             str_from_instance=lambda x: [names[type(x)]],
-            choices=tuple(SURROGATES),
+            choices=tuple(table),
         )
 
     return rules

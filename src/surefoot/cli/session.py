@@ -218,7 +218,8 @@ def closing(agent: Agent, folder: Path, talk: Talk) -> int:
     if trust.max_kl is None:
         kept = f"no bound asked, worst state KL {max(trust.kl_max):.3g} in {updates}"
     else:
-        kept = f"{trust.violations} bound violations in {updates} (mean KL <= {trust.max_kl:g})"
+        what = trust.promise.replace("_", " ").replace("kl", "KL")
+        kept = f"{trust.violations} bound violations in {updates} ({what} <= {trust.max_kl:g})"
     kept += f" · {trust.rolled_back} rolled back" if trust.rolled_back else ""
     print(
         f"done      {score.mean:.1f} [{low:.1f}, {high:.1f}] over {EVAL_EPISODES} "

@@ -91,8 +91,8 @@ class Request:
 def parse_train(name: str, args: list[str]) -> Request:
     """The request that flags describe, on top of a preset or of `--config`. Raises `UsageError`."""
     from surefoot.cli.flags import parse
-    from surefoot.cli.train_flags import Flags
-    from surefoot.config import method_class, method_name, read_config
+    from surefoot.cli.train_flags import Flags, method_flags, method_type, with_fixup
+    from surefoot.config import method_name, read_config
     from surefoot.presets import choose
 
     if name == "ppo" and any(
@@ -110,8 +110,9 @@ def parse_train(name: str, args: list[str]) -> Request:
             raise UsageError(f"{path} is of method {method_name(base.method)}, not {name}")
     else:
         base = choose(name, env or "CartPole-v1", preset_name(scan(args, "--preset")))
-    base = with_value(base, scan(args, "--value"))
-    kind = Flags[method_class(name), type(base.value)]  # pyright: ignore[reportInvalidTypeArguments] (types at run time)
+    base = with_fixup(with_value(base, scan(args, "--value")), scan(args, "--fixup"))
+    args = method_flags(args, base.method)
+    kind = Flags[method_type(base.method), type(base.value)]  # pyright: ignore[reportInvalidTypeArguments] (types at run time)
     flags = parse(kind, args, prog=f"surefoot train {name}", default=Flags(settings=base))
     if env is None and path is None:
         raise UsageError(f"--env is missing; {USAGE.removeprefix('usage: ')}")

@@ -24,4 +24,9 @@ METHODS: dict[str, MethodEntry] = {
     "ppo": MethodEntry(
         "surefoot.methods.ppo", "PPO", "clipped surrogate, minibatch Adam; promises no bound"
     ),
+    "fixpo": MethodEntry(
+        "surefoot.methods.fixpo",
+        "FixPO",
+        "KL penalty, then a fix-up phase: every state's KL <= max_kl, enforced",
+    ),
 }

@@ -10,8 +10,16 @@ import jax
 import numpy as np
 
 from surefoot.checks import EnvironmentFault
-from surefoot.distributions import Categorical
-from surefoot.networks import ACTIVATIONS, Actor, ActorCritic, GaussianHead, Linear
+from surefoot.distributions import BETA_INSIDE, Beta, Categorical
+from surefoot.networks import (
+    ACTIVATIONS,
+    SHARPEST,
+    Actor,
+    ActorCritic,
+    BetaHead,
+    GaussianHead,
+    Linear,
+)
 from surefoot.normalize import HostNormalizer, RunningStats, host_moments
 from surefoot.types import EnvSpec, Rollout, Step
 
@@ -37,11 +45,22 @@ class Episode(NamedTuple):
     length: int
 
 
+class Concentrations(NamedTuple):
+    """The parameters of Beta distributions, [N, d] each."""
+
+    alpha: np.ndarray
+    beta: np.ndarray
+
+
+Parameters = tuple[np.ndarray, np.ndarray | None]
+"""Mean [N, d] and log-sigma, or `Concentrations`, or logits [N, K] and None."""
+
+
 class Shadow:
     """The actor in NumPy: normalised observations [N, d] to the parameters of the distribution.
 
     Equal to the jax actor to float32 rounding. A call gives the mean [N, act] and the log-sigma,
-    bounded as in the policy, or the logits [N, K] and None.
+    bounded as in the policy; the concentrations [N, act] of a Beta; or the logits [N, K] and None.
     """
 
     def __init__(self, policy: Any) -> None:
@@ -51,7 +70,7 @@ class Shadow:
         ]
         self._act = ACTIVATIONS[bodies[0].activation][1]
         self._head = head
-        out = head.mean if isinstance(head, GaussianHead) else head.logits
+        out = head_layers(head)[0]
         self._out = (np.asarray(out.weight), np.asarray(out.bias))
         self._buffers: dict[int, list[np.ndarray]] = {}
         self._log_std = (
@@ -75,11 +94,14 @@ class Shadow:
             obs = np.tanh(out, out=out) if tanh else self._act(out)
         return obs
 
-    def __call__(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """(mean, log_std) or (logits, None)."""
+    def __call__(self, obs: np.ndarray) -> Parameters:
+        """(mean, log_std), (alpha, beta) or (logits, None)."""
         x = self.features(obs)
         first = x @ self._out[0]
         first += self._out[1]
+        if isinstance(self._head, BetaHead):
+            second = x @ np.asarray(self._head.beta.weight) + np.asarray(self._head.beta.bias)
+            return Concentrations(_concentration(first), _concentration(second))
         if self._log_std is not None or not isinstance(self._head, GaussianHead):
             return first, self._log_std
         std = self._head.std
@@ -93,11 +115,13 @@ class JittedActor:
     def __init__(self, policy: Any) -> None:
         self._policy = policy
 
-    def __call__(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """(mean, log_std) or (logits, None)."""
+    def __call__(self, obs: np.ndarray) -> Parameters:
+        """(mean, log_std), (alpha, beta) or (logits, None)."""
         dist = _forward(self._policy, obs)
         if isinstance(dist, Categorical):
             return np.asarray(dist.logits), None
+        if isinstance(dist, Beta):
+            return Concentrations(np.asarray(dist.alpha), np.asarray(dist.beta))
         return np.asarray(dist.mean), np.asarray(dist.log_std)
 
 
@@ -111,7 +135,18 @@ def actor_parts(policy: Any) -> tuple[list[Any], Any]:
     return [policy.body], policy.head
 
 
-def host_actor(policy: Any) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
+def head_layers(head: Any) -> list[Linear]:
+    """The layers of a head that always depend on the state, the first first."""
+    if isinstance(head, GaussianHead):
+        return [head.mean]
+    return [head.alpha, head.beta] if isinstance(head, BetaHead) else [head.logits]
+
+
+def _concentration(x: np.ndarray) -> np.ndarray:
+    return 1 + np.minimum(np.logaddexp(x, np.float32(0)), np.float32(SHARPEST))
+
+
+def host_actor(policy: Any) -> Callable[[np.ndarray], Parameters]:
     """The fastest actor for a policy: NumPy for small networks, else jitted."""
     if not isinstance(policy, (Actor, ActorCritic)):
         return JittedActor(policy)
@@ -123,10 +158,25 @@ def host_actor(policy: Any) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarr
 def act(actor: Callable, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
     """Actions for observations: sampled with `noise` (standard normal [N, d], or Gumbel [N, K]),
     the mode if None."""
-    first, log_std = actor(obs)
+    parameters = actor(obs)
+    if isinstance(parameters, Concentrations):
+        return _act_beta(parameters, noise)
+    first, log_std = parameters
     if log_std is None:
         return np.argmax(first if noise is None else first + noise, axis=-1)
     return first if noise is None else first + np.exp(log_std) * noise
+
+
+def _act_beta(p: Concentrations, noise: np.ndarray | None) -> np.ndarray:
+    """The mode, or the quantile of the Beta at the standard normal's level, on [-1, 1]: a draw that
+    is a function of the noise, like those of the other distributions."""
+    if noise is None:
+        span = p.alpha + p.beta - 2
+        return np.where(span > 0, (p.alpha - p.beta) / np.where(span > 0, span, 1), np.float32(0))
+    from scipy import special
+
+    y = special.betaincinv(p.alpha, p.beta, special.ndtr(noise))
+    return np.clip(2 * y - 1, -BETA_INSIDE, BETA_INSIDE, dtype=np.float32)
 
 
 def draw_noise(rng: Any, spec: EnvSpec, steps: int) -> np.ndarray:
