@@ -23,7 +23,7 @@ COMMANDS = {
     "doctor": "what is installed, what is missing and the line that installs it",
 }
 
-EXIT_DONE, EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 0, 2, 3, 130
+EXIT_DONE, EXIT_USAGE, EXIT_FAULT, EXIT_GUARD, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
 
 
 def overview() -> str:
@@ -41,7 +41,7 @@ def overview() -> str:
     lines += [
         "",
         "surefoot COMMAND --help says more. Exit codes: 0 done, 2 wrong usage, "
-        "3 environment or disk, 130 interrupted.",
+        "3 environment or disk, 4 stopped by the guard, 130 interrupted.",
     ]
     return "\n".join(lines)
 

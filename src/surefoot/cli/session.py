@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from surefoot import checkpoint
 from surefoot.certificate import Certifier
 from surefoot.checks import EnvironmentFault
+from surefoot.cli import EXIT_GUARD, EXIT_INTERRUPTED
 from surefoot.config import read_config
 from surefoot.envs import ALSO_IN_ENVPOOL, installed, split
+from surefoot.incidents import LIMIT, SPAN, Incidents
 from surefoot.sinks import JsonLines, Sink, TensorBoard
 from surefoot.verifier import CERTIFICATE
 
@@ -69,6 +71,8 @@ class Saver:
         self.since = since
         """Environment steps at the last checkpoint that was due; one on Ctrl-C does not move the
         next."""
+        self.incidents: list[int] = []
+        """Numbers of the updates that were undone, the guard's memory."""
         self.fingerprint = ""
         """What the compiled update makes of a rollout of noise, to be compared on resume."""
 
@@ -79,7 +83,8 @@ class Saver:
 
     def save(self) -> Path:
         """Write one now, and thin out the old ones."""
-        extra = self.metrics.mark() | {"since": self.since, "fingerprint": self.fingerprint}
+        extra = {"since": self.since, "fingerprint": self.fingerprint}
+        extra |= self.metrics.mark() | {"incidents": self.incidents}
         level = self.agent.loop.level
         path = self.agent.checkpoint(self.folder, extra)
         if self.agent.loop.level != level:
@@ -112,7 +117,10 @@ def train(
     certifier = agent.certifier = certificate(agent, folder, at)
     saver = Saver(agent, folder, metrics, 0 if at is None else at["since"])
     saver.fingerprint = fingerprint or agent.fingerprint()
+    guard = Incidents(folder, lambda: agent.loop.rollout, [] if at is None else at["incidents"])
+    saver.incidents = guard.recent
     sinks: list[Sink] = [
+        guard,
         metrics,
         TensorBoard(folder, None if at is None else agent.env_steps + 1),
         saver,
@@ -125,12 +133,12 @@ def train(
         done = {"resumed": agent.update, "env_steps": agent.env_steps, "done_again": again}
         metrics.note(done)
     stop = Stop()
-    agent.callback = lambda _: not stop.asked
+    agent.callback = lambda _: not (stop.asked or guard.tripped)
     try:
         with stop:
             agent.learn(target - agent.env_steps, sinks)
         if agent.env_steps < target:
-            return stopped(agent, folder, saver)
+            return stopped(agent, folder, saver, guard.tripped)
         saver.save()
         certifier.sweep(last=True)
     except EnvironmentFault as error:
@@ -158,7 +166,7 @@ def certificate(agent: Agent, folder: Path, at: dict[str, Any] | None) -> Certif
     return certifier
 
 
-def stopped(agent: Agent, folder: Path, saver: Saver) -> int:
+def stopped(agent: Agent, folder: Path, saver: Saver, tripped: bool) -> int:
     """Save, unless that would change the run (at a barrier episodes are cut, so it must be one that
     an unbroken run has too); print the line to type."""
     if agent.loop.level != "barrier":
@@ -169,12 +177,13 @@ def stopped(agent: Agent, folder: Path, saver: Saver) -> int:
             f"{agent.env_steps - saver.since} steps since the last checkpoint will be done again"
         )
     agent.close()
+    why = f", {LIMIT} updates of the last {SPAN} were undone: see {folder / 'incidents'}"
     print(
-        f"stopped   at update {agent.update} ({agent.env_steps} steps), {again}; "
-        f"go on with: surefoot resume {folder}",
+        f"stopped   at update {agent.update} ({agent.env_steps} steps){why if tripped else ''}, "
+        f"{again}; go on with: surefoot resume {folder}",
         file=sys.stderr,
     )
-    return 130
+    return EXIT_GUARD if tripped else EXIT_INTERRUPTED
 
 
 def view(agent: Agent, folder: Path, target: int) -> Any:
