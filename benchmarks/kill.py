@@ -91,7 +91,7 @@ def one(method: str, env: str, number: int, wall: float, whole: dict[str, str], 
         if not finished(folder) and (litter or not writing):
             break
         if finished(folder):
-            wall = min(wall, lived / draw) * 0.9
+            wall = min(wall, lived) * 0.9
         shutil.rmtree(folder)
     again = subprocess.run(
         [sys.executable, "-m", "surefoot", "resume", str(folder)],

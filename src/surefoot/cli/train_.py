@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from surefoot.checks import EnvironmentFault, UsageError
 from surefoot.cli.cache import compilation_cache, fix_threads
-from surefoot.cli.seeds import many
+from surefoot.cli.seeds import many, strip
 from surefoot.envs import nearest
 from surefoot.methods import METHODS
 
@@ -227,7 +227,8 @@ def one(request: Request) -> int:
     with owner(folder):
         refuse_taken(folder)  # again: another process may have been faster
         # Before anything that takes time, so that whatever is killed after it can be resumed.
-        command = ["surefoot", *sys.argv[1:]]
+        # Where the folder is called otherwise the run is the same, to the certificate's last bit.
+        command = ["surefoot", *strip(sys.argv[1:], ("--run-dir",))]
         write_config(folder, request.config, command=command)
         try:
             agent = begin(request.config, folder, command)
