@@ -8,6 +8,7 @@ import ctypes
 import dataclasses
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -222,6 +223,8 @@ class DeviceLoop:
 
     def __init__(self, config: Config[Any, Any], env: DeviceEnv) -> None:
         self.algorithm, self.env, self.num_steps = config.algorithm, env, config.rollout_steps
+        self.call: Callable[..., Any] = iteration_jit
+        """Collects and learns once; another may stand in for it, as when seeds go as one `vmap`."""
         word = int(np.random.SeedSequence([config.seed, 3]).generate_state(1)[0])
         self.state = self._initial = jax.jit(env.reset)(jax.random.key(word))
         self.steps = 0
@@ -247,14 +250,14 @@ class DeviceLoop:
     def fingerprint(self, ts: TrainState) -> str:
         """SHA-256 of what this machine's compiled iteration makes of `ts` and the first states of
         the environments."""
-        call = iteration_jit(self.algorithm, self.env, self.num_steps, ts, self._initial)
-        return digest(tree_to_arrays(call[:2]))
+        made = self.call(self.algorithm, self.env, self.num_steps, ts, self._initial)
+        return digest(tree_to_arrays(made[:2]))
 
     def iterate(self, ts: TrainState) -> tuple[TrainState, Outcome]:
         """One rollout and one update. Raises `EnvironmentFault` where a reward or observation was
         not finite."""
         start = time.perf_counter()
-        new, self.state, report, finished, self.rollout = iteration_jit(
+        new, self.state, report, finished, self.rollout = self.call(
             self.algorithm, self.env, self.num_steps, ts, self.state
         )
         report, finished = jax.device_get((report, finished))

@@ -106,11 +106,13 @@ def train(
     at: dict[str, Any] | None = None,
     fingerprint: str | None = None,
     again: int = 0,
+    stop: Stop | None = None,
 ) -> int:
     """Train to `target` steps; returns the exit code.
 
     From the beginning (`at` None), or from the checkpoint whose state is `at`; `again` are the
-    steps that were made before and will be made once more.
+    steps that were made before and will be made once more. `stop` is given where somebody else
+    listens for signals.
     """
     agent.schedule(agent.config.steps)
     metrics = JsonLines(folder, at)
@@ -132,7 +134,7 @@ def train(
     else:
         done = {"resumed": agent.update, "env_steps": agent.env_steps, "done_again": again}
         metrics.note(done)
-    stop = Stop()
+    stop = stop or Stop()
     agent.callback = lambda _: not (stop.asked or guard.tripped)
     try:
         with stop:
