@@ -235,11 +235,12 @@ def test_without_statistics_nothing_is_scaled():
 def test_progress_and_annealing():
     ts = start("ppo")
     assert float(dataclasses.replace(ts, update=jnp.asarray(5)).progress) == 0.5
-    assert float(dataclasses.replace(ts, update=jnp.asarray(50)).progress) == 1.0
+    # Beyond the plan it stays at that of the last of ten updates.
+    assert float(dataclasses.replace(ts, update=jnp.asarray(50)).progress) == np.float32(0.9)
     algo = Algorithm(PPO(sgd=dataclasses.replace(SMALL, anneal=True)), FIT)
-    over = dataclasses.replace(ts, update=np.asarray(10, np.int32))
-    new, _ = learn_jit(algo, over, rollout(), seen(rollout()))
-    assert tiny.same(new.policy, ts.policy)  # the rate has fallen to nothing
+    last, over = (dataclasses.replace(ts, update=np.asarray(n, np.int32)) for n in (9, 10))
+    new, later = (learn_jit(algo, t, rollout(), seen(rollout()))[0] for t in (last, over))
+    assert tiny.same(new.policy, later.policy) and not tiny.same(new.policy, ts.policy)
 
 
 def test_the_report_is_of_the_policy_that_is_kept():
