@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from surefoot.loops import begin_seed
 from surefoot.runs import finished, steps_written
 
 ENVS = ["jax:CartPole-v1", "CartPole-v1", "Hopper-v5", "envpool:CartPole-v1", "envpool:Hopper-v5"]
+CACHE = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "commands")
+"""Compiled programs of commands that are processes of their own."""
 SMALL = ["--num-envs", "4", "--num-steps", "32", "--networks.hidden", "8"]
 
 
@@ -168,7 +171,8 @@ def test_the_best_policy_is_the_one_that_acted(tmp_path):
 def command(*args, wait=True, **options):
     call = [sys.executable, "-m", "surefoot", *map(str, args)]
     # Commands run in this process have fixed its threads; a process of its own starts without.
-    options.setdefault("env", {k: v for k, v in os.environ.items() if k != "NPROC"})
+    own = {k: v for k, v in os.environ.items() if k != "NPROC"} | {"SUREFOOT_CACHE": CACHE}
+    options.setdefault("env", own)
     if not wait:
         return subprocess.Popen(
             call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
@@ -393,7 +397,9 @@ def test_other_cores_are_refused_and_fewer_are_kept_to(tmp_path):
     unfinish(tmp_path / "run", 10)
     refused = command("resume", tmp_path / "run", preexec_fn=one)
     assert refused.returncode == 2 and "2 cores then, 1 now" in refused.stderr
-    refused = command("resume", tmp_path / "run", env=os.environ | {"NPROC": "1"})
+    refused = command(
+        "resume", tmp_path / "run", env=os.environ | {"NPROC": "1", "SUREFOOT_CACHE": CACHE}
+    )
     assert refused.returncode == 2 and "2 threads then, 1 now" in refused.stderr
     assert command("resume", tmp_path / "run", preexec_fn=two).returncode == 0
     assert result(tmp_path / "run") == whole
