@@ -21,7 +21,7 @@ install_import_hook("surefoot", "typecheck.checked")
 # Most of the time of the fast tests is compilation, which takes half as long unoptimised. Read when
 # the backend starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# Commands run in this process leave its compilation cache alone, and that of whoever runs the tests.
+# Commands run in this process leave its compilation cache alone, and the one of whoever tests.
 os.environ["SUREFOOT_CACHE"] = "off"
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

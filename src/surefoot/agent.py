@@ -35,6 +35,8 @@ WINDOW = 100
 """Episodes that `episode_return` and `episode_length` are the mean of."""
 CHECKPOINT_EVERY = 100_000
 """Environment steps between checkpoints where a checkpoint changes nothing."""
+CHECKPOINT_EVERY_ON_DEVICE = 500_000
+"""The same where steps are so fast that writing more often would cost more than a hundredth."""
 EPISODES_A_BARRIER, LONG_EPISODE = 10, 1000
 """Where it cuts episodes: episodes between two, and the length of those without a time limit."""
 LOOP, KL = "environments/", "trust/kl"
@@ -346,6 +348,8 @@ class Agent:
         """
         if self.config.checkpoint_every is not None:
             return self.config.checkpoint_every
+        if self.spec.on_device:
+            return CHECKPOINT_EVERY_ON_DEVICE
         if self.loop.level != "barrier":
             return CHECKPOINT_EVERY
         episode = self.spec.max_episode_steps or LONG_EPISODE
