@@ -77,8 +77,8 @@ class Config(Generic[M, V]):
     networks: Networks = Networks()
     """The shape of policy and critic."""
     checkpoint_every: int | None = None
-    """Environment steps between checkpoints; none: 100 000, on the device 500 000, and with EnvPool,
-    where a checkpoint begins new episodes, ten episodes of every environment."""
+    """Environment steps between checkpoints; none: 100 000, on the device 500 000, and with
+    EnvPool, where a checkpoint begins new episodes, ten episodes of every environment."""
     keep_checkpoints: int = 3
     """Checkpoints kept, the newest; number 0 and the best are kept beside them."""
     certify_every: int = 8
