@@ -153,6 +153,22 @@ CLASSIC = [
         ),
     ),
     Preset(
+        name="fixpo-pendulum",
+        methods=("fixpo",),
+        envs=("Pendulum-v1",),
+        source="FixPO's published settings on the batch and rate of ppo-pendulum, "
+        "advantages standardised",
+        config=Config(
+            method=FixPO(sgd=SGD(lr=1e-3, epochs=10, minibatches=32, anneal=True, adam_eps=1e-8)),
+            value=ValueFit(SGD(lr=1e-3, epochs=10, minibatches=32)),
+            steps=300_000,
+            num_envs=4,  # as ppo-pendulum
+            batch=4096,  # as ppo-pendulum
+            gamma=0.9,  # as ppo-pendulum
+            lam=0.95,  # as ppo-pendulum
+        ),
+    ),
+    Preset(
         name="fixpo-cartpole",
         methods=("fixpo",),
         envs=("CartPole-v1",),
