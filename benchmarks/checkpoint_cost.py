@@ -21,10 +21,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 STORE = Path(__file__).resolve().parent / "results" / "checkpoint_cost.json"
 WORK = [
-    ("trpo", "jax:CartPole-v1", 2_000_000),
+    ("trpo", "jax:CartPole-v1", 1_000_000),
     ("trpo", "Hopper-v5", 200_000),
-    ("ppo", "envpool:Hopper-v5", 1_300_000),
-    ("ppo", "envpool:HalfCheetah-v5", 1_300_000),
+    ("ppo", "envpool:Hopper-v5", 700_000),
+    ("ppo", "envpool:HalfCheetah-v5", 700_000),
 ]
 REPEATS = 3
 
