@@ -18,7 +18,7 @@ import tiny
 from reference.fixup import FixPO as ByHand
 from reference.network import Net
 from reference.proximal import Adam
-from surefoot import Agent
+from surefoot import Agent, train
 from surefoot.checks import UsageError
 from surefoot.divergences import KLNewOld, KLOldNew, MeanState, WorstState
 from surefoot.methods.fixpo import FixPO
@@ -152,6 +152,17 @@ def test_1_no_state_is_outside(kind):
         worst.append(kl.max() / 0.02)
         assert int(info["fixpo_capped"]) == 0
     assert np.median(worst) > 0.5
+
+
+def test_1_a_state_is_inside_with_a_margin_for_float32():
+    """3e-4 of the bound for a state, 1e-5 for a mean; on the bound itself it is outside."""
+    pi, batch = setting()
+    new = tiny.policy("gaussian", seed=5)
+    kl = kls(pi, new, batch)
+    for method, value, margin in ((BASE, kl.max(), 3e-4), (MEAN, kl.mean(), 1e-5)):
+        inside = jax.jit(lambda d, m=method: dataclasses.replace(m, max_kl=d).inside(new, batch))
+        for excess, want in ((0.0, False), (0.8 * margin, False), (1.2 * margin, True)):
+            assert bool(inside(jnp.float32(value * (1 + excess)))) is want
 
 
 def test_2_a_policy_inside_is_not_touched():
@@ -483,7 +494,10 @@ def test_an_agent_keeps_its_bound_and_its_multiplier(tmp_path):
         num_steps=64,
         networks=Networks(policy="beta", hidden=(16,)),
     )
+    before = train.TRACES["learn"]
     agent.learn(512, sinks=[])
+    assert train.TRACES["learn"] == before + 1  # no type changes from update to update
+    assert not any(x.weak_type for x in jax.tree.leaves(agent.state.method_state))
     report = agent.trust_report()
     assert (report.promise, report.violations) == ("max_kl", 0) and len(report.kl_max) >= 4
     assert max(report.kl_max) <= 0.02 and agent.report["fixpo_beta"] != 1

@@ -58,6 +58,17 @@ def case(kind, name):
     return pi, batch, go(INNER[name], pi, batch)
 
 
+@functools.lru_cache
+def bounded(name):
+    """`Fixup` round a method, compiled once for all bounds."""
+
+    def run(policy, batch, max_kl):
+        method = Fixup(INNER[name], max_kl=max_kl)
+        return method.update(policy, method.init(policy, KEY), batch, KEY)
+
+    return jax.jit(run)
+
+
 EVERY = [pytest.param(n, marks=() if n in ("ppo", "trpo") else pytest.mark.slow) for n in INNER]
 
 
@@ -80,7 +91,7 @@ def test_an_infinite_bound_changes_nothing(name):
 @pytest.mark.parametrize("name", ["ppo", pytest.param("trpo", marks=pytest.mark.slow)])
 def test_a_bound_that_holds_anyway_changes_nothing(name):
     pi, batch, (new, state, _) = case("gaussian", name)
-    got, after, info = go(Fixup(INNER[name], max_kl=1e4), pi, batch)
+    got, after, info = bounded(name)(pi, batch, 1e4)
     assert tiny.distance((got, after), (new, state)) < 1e-6
     assert (float(info["fixup_scale"]), int(info["fixup_tries"])) == (1, 0)
 
@@ -161,6 +172,16 @@ def test_no_state_is_outside(name, kind):
     assert 0 < min(scales) < 1
 
 
+def test_a_state_on_the_bound_is_outside():
+    """By a margin of 3e-4, for float32."""
+    pi, batch, _ = case("gaussian", "ppo")
+    new = bounded("ppo")(pi, batch, 1e4)[0]
+    worst = np.max(np.asarray(pi(batch.obs).kl(new(batch.obs)))[np.asarray(batch.mask)])
+    for excess, tries in ((0.0, 1), (2e-4, 1), (4e-4, 0)):
+        info = bounded("ppo")(pi, batch, float(worst * (1 + excess)))[2]
+        assert int(info["fixup_tries"]) == tries
+
+
 def test_the_other_direction():
     pi, batch, _ = case("gaussian", "ppo")
     method = Fixup(INNER["ppo"], max_kl=0.004, divergence=KLNewOld())
@@ -180,7 +201,7 @@ def test_an_update_that_is_not_finite_keeps_the_old_policy():
     pi, batch, _ = case("gaussian", "ppo")
     first = int(np.flatnonzero(np.asarray(batch.mask))[0])
     bad = dataclasses.replace(batch, advantage=batch.advantage.at[first].set(jnp.nan))
-    new, _, info = go(Fixup(INNER["ppo"], max_kl=1e4), pi, bad)
+    new, _, info = bounded("ppo")(pi, bad, 1e4)
     assert tiny.same(new, pi) and float(info["fixup_scale"]) == 0
 
 

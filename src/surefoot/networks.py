@@ -170,7 +170,7 @@ class Networks:
     """Gain of the policy's output layer."""
     policy: Literal["gaussian", "beta"] = "gaussian"
     """Distribution of continuous actions: `gaussian`, clipped to the box at the environment's door,
-    or `beta`, which lives on the box."""
+    or `beta`, which lives on [-1, 1], what a finite box is mapped from."""
     log_std_init: float = 0.0
     """Initial log of sigma (sigma 1; some published settings start at -0.5)."""
     log_std_min: float = -5.0
