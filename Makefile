@@ -55,6 +55,12 @@ learn: $(VENV)/.full
 	.venvs/peers/bin/python -m pip install -q stable-baselines3==2.9.2 sb3-contrib==2.9.2 "gymnasium[mujoco]==1.4.0"
 	@touch $@
 
+# What the statistics of compare are checked against.
+.venvs/rliable/.done:
+	$(PYTHON) -m venv .venvs/rliable
+	.venvs/rliable/bin/python -m pip install -q rliable==1.2.0 arch==7.2.0 pandas==2.3.3 numpy==2.4.6 scipy==1.17.1
+	@touch $@
+
 bench: $(VENV)/.full .venvs/peers/.done
 	$(BIN)/python benchmarks/throughput.py --peers .venvs/peers/bin/python
 

@@ -98,10 +98,9 @@ def test_learn_goes_on_and_schedules_run_over_the_first_call():
     sgd = SGD(minibatches=4, epochs=1, anneal=True)
     agent = Agent(PPO(sgd=sgd), "jax:CartPole-v1", value=ValueFit(sgd), **SMALL)
     agent.learn(640)
-    assert agent.update == 10 and float(agent.state.progress) == 1.0
-    before = np.asarray(agent.policy.head.logits.weight)
-    agent.learn(64)  # at the end of the schedule the rate is zero
-    np.testing.assert_array_equal(before, np.asarray(agent.policy.head.logits.weight))
+    assert agent.update == 10 and float(agent.state.progress) == np.float32(0.9)
+    agent.learn(640)  # beyond the schedule the rate stays at that of its last update
+    assert agent.update == 20 and float(agent.state.progress) == np.float32(0.9)
 
 
 def test_predict_takes_one_or_many_and_answers_in_the_environments_units():

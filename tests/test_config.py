@@ -14,6 +14,9 @@ from surefoot import (
     TRPO,
     Clipped,
     Config,
+    FixPO,
+    KLNewOld,
+    MeanState,
     Networks,
     SharedValue,
     UsageError,
@@ -46,6 +49,15 @@ def test_parts_of_methods_go_through_json():
     assert from_json(to_json(config)).method.surrogate == Clipped(0.3)
 
 
+def test_divergences_and_statistics_go_through_json():
+    method = FixPO(divergence=KLNewOld(), statistic=MeanState(), fixup=False)
+    assert from_json(to_json(Config(method, ValueFit()))).method == method
+    data = to_json(Config(method, ValueFit()))
+    data["method"]["divergence"] = {"type": "MeanState"}
+    with pytest.raises(UsageError, match=r"allowed: .* one of KLOldNew, KLNewOld"):
+        from_json(data)
+
+
 def test_whole_numbers_in_json_serve_as_numbers():
     data = to_json(Config(TRPO(), ValueFit()))
     data["gamma"] = 1
@@ -58,6 +70,8 @@ def test_whole_numbers_in_json_serve_as_numbers():
         (("gama",), 0.9, "did you mean gamma"),
         (("method", "max_lk"), 0.1, "did you mean max_kl"),
         (("method", "type"), "os.system", "allowed: "),
+        (("method", "surrogate"), {"type": "KLNewOld"}, "is 'KLNewOld'; allowed: "),
+        (("method", "surrogate"), {"type": "MeanState"}, "of Importance, Clipped"),
         (("gamma",), 1.5, "Config.gamma is 1.5; allowed: a number in [0, 1]"),
         (("gamma",), "high", "allowed: float"),
         (("steps",), 2.5, "Config.steps is 2.5; allowed: a whole number of at least 1"),
@@ -155,6 +169,10 @@ def test_presets_are_chosen_by_method_and_environment():
     assert (pooled.preset, pooled.num_envs, pooled.rollout_steps) == ("trpo-mujoco", 64, 32)
     assert choose("ppo", "jax:CartPole-v1").preset == "ppo-cartpole"
     assert choose("npg", "CartPole-v1").preset == "npg-cartpole"
+    published = choose("fixpo", "Hopper-v5")
+    assert (published.preset, published.rows, published.num_envs) == ("fixpo-mujoco", 8192, 64)
+    assert published.rows // published.method.sgd.minibatches == 512
+    assert published.method == FixPO() and published.normalize_advantage == "none"
     bare = choose("ppo", "MyOwn-v0")
     assert (bare.preset, bare.method) == ("none", PPO())
     assert choose("ppo", "CartPole-v1", "none").method == PPO()

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from surefoot import Agent
+from surefoot import NPG, Agent, Fixup
 from surefoot.cli import main
 from surefoot.methods import METHODS
+from surefoot.wrappers import WRAPPERS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -94,13 +95,24 @@ def test_every_method_has_a_page_and_a_row():
     for name in METHODS:
         assert (ROOT / "docs" / "methods" / f"{name}.md").exists()
         assert f"(docs/methods/{name}.md)" in readme
+    for name in map(str.lower, WRAPPERS):
+        assert (ROOT / "docs" / "methods" / f"{name}.md").exists()
+        assert f"(docs/methods/{name}.md)" in readme
 
 
-@pytest.mark.parametrize("method", [
-    "trpo", "ppo", *(pytest.param(m, marks=pytest.mark.slow) for m in ("trpl", "papi"))
-])  # fmt: skip
-def test_every_column_is_explained(method):
+REPORTS = [
+    ("trpo", "jax:CartPole-v1"),
+    ("ppo", "jax:CartPole-v1"),
+    pytest.param("fixpo", "jax:Pendulum-v1", marks=pytest.mark.slow),
+    pytest.param("trpl", "jax:CartPole-v1", marks=pytest.mark.slow),
+    pytest.param("papi", "jax:CartPole-v1", marks=pytest.mark.slow),
+    pytest.param(Fixup(NPG()), "jax:Pendulum-v1", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("method", "env"), REPORTS)
+def test_every_column_is_explained(method, env):
     page = (ROOT / "docs" / "metrics.md").read_text()
-    agent = Agent(method, "jax:CartPole-v1", num_envs=4, num_steps=64).learn(256)
+    agent = Agent(method, env, num_envs=4, num_steps=64).learn(256)
     for key in agent.report:
         assert f"`{key}`" in page, key

@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 import tiny
 from surefoot.advantages import GAE
 from surefoot.checks import UsageError
+from surefoot.methods.fixpo import FixPO
 from surefoot.methods.npg import NPG
 from surefoot.methods.ppo import PPO
 from surefoot.methods.trpo import TRPO
@@ -22,6 +23,7 @@ from surefoot.sgd import SGD
 from surefoot.surrogates import Clipped, ratio
 from surefoot.train import Algorithm
 from surefoot.value import EntropyBonus, SharedValue
+from surefoot.wrappers.fixup import Fixup
 
 KEY = jax.random.key(0)
 
@@ -117,6 +119,8 @@ def test_equal_records_are_equal_and_hash_alike():
         TRPO,
         NPG,
         PPO,
+        FixPO,
+        lambda: Fixup(PPO(), max_kl=0.1),
         GAE,
         SGD,
         lambda: Algorithm(PPO(), penalties=(EntropyBonus(0.1),)),

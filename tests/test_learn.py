@@ -17,7 +17,7 @@ from surefoot.advantages import GAE
 from surefoot.methods.npg import NPG
 from surefoot.methods.ppo import PPO
 from surefoot.methods.trpo import TRPO
-from surefoot.normalize import moments
+from surefoot.normalize import RunningStats, moments
 from surefoot.sgd import SGD
 from surefoot.train import Algorithm, init_state, learn_jit, scale_rewards
 from surefoot.types import Rollout
@@ -176,6 +176,31 @@ def test_statistics_move_only_after_the_update():
     assert tiny.same(other.policy, new.policy)
 
 
+@pytest.mark.parametrize("kind", ["categorical", "gaussian_state"])
+def test_drift_is_between_the_policies_of_two_iterations_on_raw_observations(kind):
+    """Old parameters with the old statistics, new ones with the new, on what the environment
+    said."""
+    ts, r = start("trpo", kind), rollout(kind)
+    stats = RunningStats(
+        jnp.asarray(40.0), jnp.asarray([1.0, -2.0, 0.5]), jnp.asarray([90.0, 10.0, 40.0])
+    )
+    ts = dataclasses.replace(ts, obs_stats=stats)
+    deviation = np.sqrt(np.asarray(stats.var) + 1e-8)
+    raw = jnp.asarray(np.asarray(r.obs) * deviation + np.asarray(stats.mean))
+    new, report = learn_jit(ALGORITHMS["trpo"], ts, r, moments(raw[:-1], r.mask))
+    old_obs, new_obs = (s.normalize(raw[:-1]) for s in (stats, new.obs_stats))
+    kl = np.asarray(ts.policy(old_obs).kl(new.policy(new_obs)))
+    assert float(report["kl_drift"]) == pytest.approx(kl[np.asarray(r.mask)].mean(), rel=1e-4)
+    assert float(report["kl_drift"]) > 1.2 * float(report["kl_mean"])
+
+
+@pytest.mark.parametrize("options", [{"normalize_obs": False}, {}])
+def test_drift_without_a_move_is_the_mean_kl(options):
+    ts, r = start("trpo", **options), rollout()
+    _, report = learn_jit(ALGORITHMS["trpo"], ts, r, None)
+    assert float(report["kl_drift"]) == pytest.approx(float(report["kl_mean"]), rel=1e-5)
+
+
 def test_rewards_are_scaled_by_the_running_return():
     """Against a loop in NumPy, with an end in between."""
     r, gamma = rollout(), 0.9
@@ -210,11 +235,12 @@ def test_without_statistics_nothing_is_scaled():
 def test_progress_and_annealing():
     ts = start("ppo")
     assert float(dataclasses.replace(ts, update=jnp.asarray(5)).progress) == 0.5
-    assert float(dataclasses.replace(ts, update=jnp.asarray(50)).progress) == 1.0
+    # Beyond the plan it stays at that of the last of ten updates.
+    assert float(dataclasses.replace(ts, update=jnp.asarray(50)).progress) == np.float32(0.9)
     algo = Algorithm(PPO(sgd=dataclasses.replace(SMALL, anneal=True)), FIT)
-    over = dataclasses.replace(ts, update=np.asarray(10, np.int32))
-    new, _ = learn_jit(algo, over, rollout(), seen(rollout()))
-    assert tiny.same(new.policy, ts.policy)  # the rate has fallen to nothing
+    last, over = (dataclasses.replace(ts, update=np.asarray(n, np.int32)) for n in (9, 10))
+    new, later = (learn_jit(algo, t, rollout(), seen(rollout()))[0] for t in (last, over))
+    assert tiny.same(new.policy, later.policy) and not tiny.same(new.policy, ts.policy)
 
 
 def test_the_report_is_of_the_policy_that_is_kept():

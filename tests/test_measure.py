@@ -14,8 +14,17 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import tiny
+from reference.divergence import gaussian_kl
 from reference.network import Net
 from surefoot.measure import explained_variance, measure, quantile
+
+
+def parts(net, old, new, s):
+    """KL(old || new) with the new mean put back to the old one, and what is missing from it."""
+    p, q = net.outputs(old, s), net.outputs(new, s)
+    k = net.k
+    alike = gaussian_kl(p[:k], np.exp(p[k:]), p[:k], np.exp(q[k:]))
+    return alike, net.kl(old, new, s) - alike
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -28,12 +37,14 @@ def test_every_column(x64, kind):
     old_theta, theta = (np.asarray(ravel_pytree(p)[0]) for p in (pi, new))
     data = tiny.rows_of(batch)
     kl = np.array([net.kl(old_theta, theta, s) for s, *_ in data])
+    back = [net.kl(theta, old_theta, s) for s, *_ in data]
     ratio = np.exp([net.log_prob(theta, s, a) - lp for s, a, lp, _ in data])
     want = {
         "kl_mean": kl.mean(),
         "kl_q99": kl.max(),
         "kl_max": kl.max(),
-        "kl_reverse": np.mean([net.kl(theta, old_theta, s) for s, *_ in data]),
+        "kl_reverse": np.mean(back),
+        "kl_reverse_max": np.max(back),
         "ratio_max": ratio.max(),
         "surrogate_gain": np.mean((ratio - 1) * [adv for *_, adv in data]),
     }
@@ -41,6 +52,10 @@ def test_every_column(x64, kind):
     v, t = np.asarray(batch.value)[rows], np.asarray(batch.value_target)[rows]
     want["explained_variance"] = 1 - np.var(t - v) / np.var(t)
     want["entropy"] = np.asarray(new(batch.obs).entropy())[rows].mean()
+    if kind != "categorical":
+        same_std = [parts(net, old_theta, theta, s) for s, *_ in data]
+        want["kl_part_cov"], want["kl_part_mean"] = np.mean(same_std, axis=0)
+        np.testing.assert_allclose(got["kl_part_cov"] + got["kl_part_mean"], kl.mean(), rtol=1e-9)
     assert set(got) == set(want)
     np.testing.assert_allclose([got[k] for k in want], list(want.values()), rtol=1e-9)
 

@@ -13,12 +13,14 @@ import pytest
 
 import tiny
 from surefoot.checks import UsageError
-from surefoot.distributions import Categorical, DiagGaussian, FullGaussian
+from surefoot.distributions import Beta, Categorical, DiagGaussian, FullGaussian
 from surefoot.networks import (
     ACTIVATIONS,
+    SHARPEST,
     ActorCritic,
     Linear,
     Networks,
+    acting,
     bounded,
     free_spread,
     head_of,
@@ -110,6 +112,37 @@ def test_log_sigma_keeps_to_its_floor_and_ceiling(kind):
         np.testing.assert_allclose(leaf(slope), 1)
 
 
+def test_beta_policies():
+    """Concentrations are softplus + 1 of two linear layers of the body, near those of a flat
+    density at first, and never above their ceiling; discrete actions stay discrete."""
+    nets = Networks(hidden=(8, 8), policy="beta")
+    pi = tiny.cast(nets.init(tiny.spec("beta"), 0)[0], np.float32)
+    spectral = lambda layer: np.linalg.norm(np.asarray(layer.weight), 2)
+    np.testing.assert_allclose([spectral(pi.head.alpha), spectral(pi.head.beta)], 0.01, rtol=1e-5)
+    assert not tiny.same(pi.head.alpha, pi.head.beta)
+    obs = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
+    dist = pi(obs)
+    assert isinstance(dist, Beta) and dist.alpha.shape == dist.beta.shape == (5, tiny.ACTIONS)
+    np.testing.assert_allclose(dist.alpha, 1 + np.log(2), atol=0.03)
+    x = np.asarray(pi.body(obs)) @ np.asarray(pi.head.beta.weight)
+    np.testing.assert_allclose(dist.beta, 1 + np.log1p(np.exp(x)), rtol=1e-5)
+    far = eqx.tree_at(lambda p: p.head.alpha.bias, pi, jnp.full(tiny.ACTIONS, 1e9))
+    assert np.all(np.asarray(far(obs).alpha) == 1 + SHARPEST)
+    discrete, _ = Networks(policy="beta").init(tiny.spec("categorical"), 0)
+    assert tiny.same(discrete, Networks().init(tiny.spec("categorical"), 0)[0])
+
+
+@pytest.mark.parametrize("shared", [0, 1, 2])
+def test_what_acts(shared):
+    """Everything but the value function's own layers."""
+    pi, _ = Networks(hidden=(6, 5), shared_layers=shared).init(tiny.spec("gaussian"), 0)
+    marks = acting(pi)
+    assert jax.tree.structure(marks) == jax.tree.structure(pi)
+    own = jax.tree.leaves(marks.critic) if shared else [False]
+    assert not any(own)
+    assert sum(jax.tree.leaves(marks)) == len(jax.tree.leaves(pi)) - (len(own) if shared else 0)
+
+
 @pytest.mark.parametrize("shared", [1, 2])
 def test_shared_layers(shared):
     pi, critic = Networks(hidden=(6, 5), shared_layers=shared).init(tiny.spec("categorical"), 0)
@@ -132,6 +165,7 @@ def test_shared_layers(shared):
         {"hidden": (0,)},
         {"hidden": 64},
         {"activation": "swish"},
+        {"policy": "cauchy"},
         {"head_gain": -1.0},
         {"log_std_min": 3.0},
         {"log_std_init": 9.0},

@@ -52,6 +52,20 @@ def test_merging_in_float64_is_exact(x64):
     np.testing.assert_allclose(stats.m2, whole.var(axis=0) * 300, rtol=1e-12)
 
 
+def test_carrying_over_is_normalising_the_raw_observation_again(x64):
+    raw = jnp.asarray(draw(3, 400))
+    first = moments(jnp.asarray(draw(4, 50)), everywhere(draw(4, 50)))
+    empty = RunningStats(*(jnp.asarray(x, float) for x in (0.0, np.zeros(3), np.zeros(3))))
+    for before in (first, empty):
+        after = before.merge(moments(raw, everywhere(raw)))
+        x = before.normalize(raw)
+        got, want = (np.asarray(v) for v in (before.carry(x, after), after.normalize(raw)))
+        inside = np.abs(np.asarray(x)) < OBS_CLIP
+        assert inside.sum() > 300
+        np.testing.assert_allclose(got[inside], want[inside], rtol=1e-9, atol=1e-12)
+        assert np.abs(got).max() <= OBS_CLIP
+
+
 def test_merging_is_symmetric(x64):
     a, b = (moments(jnp.asarray(x), everywhere(x)) for x in (draw(1, 7), draw(2, 1000)))
     for left, right in zip(jax.tree.leaves(a.merge(b)), jax.tree.leaves(b.merge(a)), strict=True):

@@ -12,6 +12,7 @@ import pytest
 
 from surefoot import envs
 from surefoot.advantages import GAE
+from surefoot.methods.fixpo import FixPO
 from surefoot.methods.npg import NPG
 from surefoot.methods.ppo import PPO
 from surefoot.methods.trpo import TRPO
@@ -20,6 +21,7 @@ from surefoot.rollouts.device import collect
 from surefoot.sgd import SGD
 from surefoot.train import Algorithm, init_state, learn
 from surefoot.value import ValueFit
+from surefoot.wrappers.fixup import Fixup
 
 pytestmark = pytest.mark.learn
 
@@ -28,6 +30,8 @@ METHODS = {
     "npg": NPG(),
     "trpo": TRPO(max_kl=0.02),
     "ppo": PPO(sgd=SGD(lr=3e-3, epochs=4, minibatches=4)),
+    "fixpo": FixPO(sgd=SGD(lr=3e-3, epochs=4, minibatches=4)),
+    "fixup": Fixup(PPO(sgd=SGD(lr=3e-3, epochs=4, minibatches=4)), max_kl=0.5),
 }
 VALUES = {
     "constant": {0.0: 1.0},

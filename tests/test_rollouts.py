@@ -13,7 +13,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from processes import DeviceStairs, Plan, Stairs
-from surefoot.distributions import Categorical, FullGaussian
+from surefoot.distributions import BETA_INSIDE, Beta, Categorical, FullGaussian
 from surefoot.envs import make
 from surefoot.envs.classic import Pendulum
 from surefoot.envs.device import DeviceEnv
@@ -23,6 +23,7 @@ from surefoot.normalize import RunningStats
 from surefoot.rollouts.device import collect
 from surefoot.rollouts.host import (
     SHADOW_WIDTH,
+    Concentrations,
     HostCollector,
     JittedActor,
     Shadow,
@@ -44,6 +45,8 @@ SHAPES = {
     "sigma at its floor": {"log_std_init": -2.0, "log_std_min": -2.0},
     "full covariance": {"full_covariance": True},
     "full covariance by state": {"full_covariance": True, "state_dependent_std": True},
+    "beta": {"policy": "beta"},
+    "beta, first layer shared": {"policy": "beta", "shared_layers": 1},
 }
 
 
@@ -59,6 +62,8 @@ def policy_of(discrete, **shape):
 
 
 def parameters(dist):
+    if isinstance(dist, Beta):
+        return dist.alpha, dist.beta
     if isinstance(dist, Categorical):
         return dist.logits, None
     return dist.mean, dist.factor if isinstance(dist, FullGaussian) else dist.log_std
@@ -111,10 +116,13 @@ def test_other_networks_are_jitted():
     np.testing.assert_allclose(logits, np.full((2, 4), 5.0))
 
 
-@pytest.mark.parametrize(("discrete", "full"), [(True, False), (False, False), (False, True)])
-def test_the_jitted_actor_is_the_numpy_actor(discrete, full):
+@pytest.mark.parametrize(
+    ("discrete", "kind"),
+    [(True, {}), (False, {}), (False, SHAPES["beta"]), (False, SHAPES["full covariance"])],
+)
+def test_the_jitted_actor_is_the_numpy_actor(discrete, kind):
     policy, obs = (
-        policy_of(discrete, full_covariance=full),
+        policy_of(discrete, **kind),
         np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32),
     )
     for got, want in zip(JittedActor(policy)(obs), Shadow(policy)(obs), strict=True):
@@ -124,8 +132,8 @@ def test_the_jitted_actor_is_the_numpy_actor(discrete, full):
 
 def test_without_noise_the_mode_is_taken():
     obs = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
-    for discrete in (True, False):
-        policy = policy_of(discrete)
+    for discrete, kind in ((True, {}), (False, {}), (False, SHAPES["beta"])):
+        policy = policy_of(discrete, **kind)
         np.testing.assert_allclose(
             act(Shadow(policy), obs, None), policy(obs).mode(), rtol=1e-5, atol=1e-5
         )
@@ -161,6 +169,23 @@ def test_correlated_actions_follow_their_covariance(rows):
     assert actions.dtype == np.float32 and actions.shape == (40_000, 4)
     np.testing.assert_allclose(np.cov(actions.T), factor @ factor.T, atol=0.05)
     np.testing.assert_array_equal(act(actor, np.zeros((40_000, 5)), None), 1)
+
+
+def test_beta_actions_follow_their_distribution():
+    """A function of the noise alone, in float32, inside (-1, 1) to the last draw."""
+    alpha, beta = np.float32([1.0, 1.3, 60.0, 2.0]), np.float32([1.0, 7.0, 9.0, 900.0])
+    noise = draw_noise(np.random.default_rng(1), spec(False, 40_000), 1)[0]
+    repeat = lambda x: np.repeat(x[None], 40_000, 0)  # noqa: E731
+    actor = lambda obs: Concentrations(repeat(alpha), repeat(beta))  # noqa: E731
+    actions = act(actor, np.zeros((40_000, 5)), noise)
+    assert actions.dtype == np.float32 and np.abs(actions).max() <= BETA_INSIDE
+    np.testing.assert_array_equal(actions, act(actor, np.zeros((40_000, 5)), noise))
+    for i in range(4):
+        want = scipy_stats.beta(alpha[i], beta[i], loc=-1, scale=2)
+        assert scipy_stats.kstest(actions[:, i], want.cdf).pvalue > 1e-3
+    extreme = np.float32([[-40.0, 40.0, -40.0, 40.0]])
+    ends = act(lambda obs: Concentrations(alpha[None], beta[None]), np.zeros((1, 5)), extreme)
+    assert np.isfinite(ends).all() and np.abs(ends).max() <= BETA_INSIDE
 
 
 def test_noise_is_finite_even_where_the_generator_gives_zero():

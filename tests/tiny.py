@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from reference import divergence
 from surefoot.networks import Networks
 from surefoot.types import Batch, EnvSpec
 
 KINDS = ("categorical", "gaussian", "gaussian_state")
+"""The kinds that references by hand know."""
+EVERY_KIND = (*KINDS, "beta")
 OBS, ACTIONS, HIDDEN = 3, 2, 6
 
 
@@ -32,8 +35,12 @@ def cast(tree: Any, dtype: Any) -> Any:
 def networks(kind: str, **fields: Any) -> Networks:
     """Small, with a head far from zero so that nothing is symmetric by accident."""
     fields = {"hidden": (HIDDEN,), "head_gain": 0.7, "log_std_init": -0.3} | fields
-    full = kind == "gaussian_full"  # not among KINDS: the slow references have no such network
-    return Networks(state_dependent_std=kind == "gaussian_state", full_covariance=full, **fields)
+    own = {
+        "beta": {"policy": "beta"},
+        "gaussian_state": {"state_dependent_std": True},
+        "gaussian_full": {"full_covariance": True},
+    }
+    return Networks(**(own.get(kind, {}) | fields))
 
 
 def policy(kind: str, seed: int = 0, dtype: Any = np.float32, **fields: Any) -> Any:
@@ -55,6 +62,8 @@ def batch(
         action = jnp.asarray(rng.integers(0, ACTIONS + 1, rows), jnp.int32)
     elif kind == "gaussian_full":
         action = old.mean + jnp.einsum("nij,nj->ni", old.factor, draw(rows, ACTIONS))
+    elif kind == "beta":
+        action = jnp.asarray(2 * rng.beta(old.alpha, old.beta) - 1, dtype)
     else:
         action = old.mean + jnp.exp(old.log_std) * draw(rows, ACTIONS)
     mask = np.ones(rows, bool)
@@ -72,6 +81,17 @@ def batch(
         mask=jnp.asarray(mask),
         progress=jnp.asarray(0.25, dtype),
     )
+
+
+def textbook_kl(kind: str, p: Any, q: Any) -> Any:
+    """KL(p || q) a row, from distributions in float64."""
+    if kind == "categorical":
+        log_p, log_q = (x.logits - np.log(np.exp(x.logits).sum(-1, keepdims=True)) for x in (p, q))
+        return np.sum(np.exp(log_p) * (log_p - log_q), -1)
+    if kind == "beta":
+        return np.sum(divergence.beta_kl(p.alpha, p.beta, q.alpha, q.beta), -1)
+    spread = (np.exp(2 * p.log_std) + (p.mean - q.mean) ** 2) / (2 * np.exp(2 * q.log_std))
+    return np.sum(q.log_std - p.log_std + spread - 0.5, -1)
 
 
 def rubbish(b: Batch, size: float = 1e6) -> Batch:

@@ -16,6 +16,7 @@ RECORDS = (
     "surefoot.value",
     "surefoot.surrogates",
     "surefoot.projection",
+    "surefoot.wrappers.",
 )
 OTHERS = ("GAE.__init__", "Networks.__init__")
 strict = beartype(conf=BeartypeConf(is_pep484_tower=True))

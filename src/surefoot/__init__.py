@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from surefoot.build import build
     from surefoot.checks import EnvironmentFault, UsageError
     from surefoot.config import Config
+    from surefoot.divergences import KLNewOld, KLOldNew, MeanState, WorstState
     from surefoot.evaluate import Score, evaluate
+    from surefoot.methods.fixpo import FixPO
     from surefoot.methods.npg import NPG
     from surefoot.methods.papi import PAPI
     from surefoot.methods.ppo import PPO
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from surefoot.surrogates import Clipped, Importance
     from surefoot.train import Algorithm
     from surefoot.value import EntropyBonus, SharedValue, ValueFit
+    from surefoot.wrappers.fixup import Fixup
 
 __version__ = "0.1.0"
 
@@ -41,8 +44,13 @@ _HOMES = {
     "EnvironmentFault": "checks",
     "UsageError": "checks",
     "Config": "config",
+    "KLNewOld": "divergences",
+    "KLOldNew": "divergences",
+    "MeanState": "divergences",
+    "WorstState": "divergences",
     "Score": "evaluate",
     "evaluate": "evaluate",
+    "FixPO": "methods.fixpo",
     "NPG": "methods.npg",
     "PAPI": "methods.papi",
     "PPO": "methods.ppo",
@@ -63,6 +71,7 @@ _HOMES = {
     "EntropyBonus": "value",
     "SharedValue": "value",
     "ValueFit": "value",
+    "Fixup": "wrappers.fixup",
 }
 
 __all__ = [
@@ -79,11 +88,16 @@ __all__ = [
     "EntropyBonus",
     "EnvironmentFault",
     "ExponentialEntropy",
+    "FixPO",
+    "Fixup",
     "FreeEntropy",
     "FrobeniusMetric",
     "Importance",
     "KLMetric",
+    "KLNewOld",
+    "KLOldNew",
     "LinearEntropy",
+    "MeanState",
     "Networks",
     "Score",
     "SharedValue",
@@ -91,6 +105,7 @@ __all__ = [
     "UsageError",
     "ValueFit",
     "WassersteinMetric",
+    "WorstState",
     "build",
     "evaluate",
     "project",

@@ -87,7 +87,7 @@ def build(
 
     def iterate(state: RunState, n: int) -> tuple[RunState, dict[str, Any]]:
         def one(state: RunState, _: None) -> tuple[RunState, dict[str, Any]]:
-            ts, env_state, report, finished = iteration(
+            ts, env_state, report, finished, _rollout = iteration(
                 algo, made, settings.rollout_steps, state.train, state.envs
             )
             return RunState(ts, env_state), report | {"episode_return": finished.mean_return()}

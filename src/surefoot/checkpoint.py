@@ -1,13 +1,17 @@
 """Checkpoints: a folder of arrays (safetensors), state (JSON) and a manifest of sizes and hashes.
 No pickle.
 
-Written under a temporary name, synced and renamed, so that a folder under its final name is whole.
-Arrays go by the path of the leaf in the state; nothing in a checkpoint names code.
+Written under a temporary name, synced and renamed, so that a folder under its final name is whole;
+old ones are removed only after that. Validity is a matter of content: a folder is a checkpoint if
+it holds what its manifest says. Arrays go by the path of the leaf in the state; nothing in a
+checkpoint names code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -22,7 +26,8 @@ from safetensors.numpy import save as save_arrays
 
 from surefoot.checks import EnvironmentFault, UsageError
 
-FORMAT = 1
+FORMAT = 2
+TEMPORARY, REMOVED = ".tmp-", ".del-"
 MEMBERS = ("arrays.safetensors", "state.json")
 
 
@@ -89,36 +94,106 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def save(folder: Path, tree: Any, state: dict[str, Any]) -> Path:
-    """Write a checkpoint under `folder`, whole or not at all; an existing folder of that name is
-    kept as it is.
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of arrays, in the order of their names."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        x = np.asarray(arrays[name], order="C")
+        total.update(f"{name} {x.dtype} {list(x.shape)}\n".encode())
+        total.update(x.tobytes())
+    return total.hexdigest()
 
-    Raises `EnvironmentFault` where the disk refuses; nothing is then left under the final name.
+
+def save(folder: Path, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> Path:
+    """Write a checkpoint under `folder`, whole or not at all.
+
+    A whole checkpoint of that name is kept as it is (it has the same bits); a damaged one is moved
+    aside to `.bad-<name>`, never removed. Raises `EnvironmentFault` where the disk refuses; nothing
+    is then left under the final name.
     """
-    if folder.exists():
-        return folder
-    temporary = folder.parent / f".tmp-{folder.name}-{os.getpid()}"
-    arrays = {k: np.asarray(v, order="C") for k, v in tree_to_arrays(tree).items()}
-    members = {
-        "arrays.safetensors": save_arrays(arrays),
-        "state.json": json.dumps(state, indent=1, sort_keys=True).encode(),
-    }
+    temporary = folder.parent / f"{TEMPORARY}{folder.name}-{os.getpid()}"
     try:
-        temporary.mkdir(parents=True)
-        manifest = {
-            "format": FORMAT,
-            "files": {name: _write(temporary / name, data) for name, data in members.items()},
-        }
-        _write(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
-        _sync(temporary)
+        if folder.exists():
+            if whole(folder):
+                return folder
+            _aside(folder)
+        _fill(temporary, folder.name, arrays, state)
         temporary.rename(folder)
         _sync(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise EnvironmentFault(
-            f"checkpoint {folder.name} could not be written: {error.strerror or error}"
+            f"checkpoint {folder.name} could not be written: {error.strerror or error}; "
+            "the ones before it are kept"
         ) from error
     return folder
+
+
+def _fill(folder: Path, name: str, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
+    """Write the members, then the manifest, and sync them all."""
+    ready = {k: np.asarray(v, order="C") for k, v in arrays.items()}
+    members = {
+        "arrays.safetensors": save_arrays(ready),
+        "state.json": json.dumps(state, indent=1, sort_keys=True, allow_nan=False).encode(),
+    }
+    folder.mkdir(parents=True)
+    files = {member: _write(folder / member, data) for member, data in members.items()}
+    manifest = {"format": FORMAT, "name": name, "files": files}
+    _write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+    _sync(folder)
+
+
+def _aside(folder: Path) -> None:
+    """Move a damaged checkpoint to the first free `.bad-` name."""
+    for n in itertools.count():
+        target = folder.parent / f".bad-{folder.name}{f'-{n}' if n else ''}"
+        if not target.exists():
+            folder.rename(target)
+            return
+
+
+def whole(folder: Path) -> bool:
+    """Whether a checkpoint matches its manifest."""
+    try:
+        read(folder)
+    except DamagedCheckpoint:
+        return False
+    return True
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, by number, whole or not."""
+    found = (p for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else ()
+    return sorted(found, key=lambda p: int(p.name))
+
+
+def thin(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and number 0, from which all can be repeated.
+
+    Called after a new one is whole. What cannot be removed is left: a full disk is no reason to
+    stop.
+    """
+    for path in numbered(folder)[:-keep]:
+        if int(path.name):
+            remove(path)
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint: renamed first, so that no half of one is ever under its final name."""
+    gone = folder.parent / f"{REMOVED}{folder.name}"
+    with contextlib.suppress(OSError):
+        folder.rename(gone)
+        shutil.rmtree(gone)
+
+
+def sweep_litter(folder: Path) -> None:
+    """Remove what a process killed while writing or removing left behind; only for the run's
+    owner."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.name.startswith((TEMPORARY, REMOVED)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -131,10 +206,20 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise DamagedCheckpoint(f"{folder / 'manifest.json'} cannot be read: {error}") from error
     if manifest.get("format") != FORMAT:
         raise DamagedCheckpoint(
-            f"{folder} has format {manifest.get('format')!r}; this version reads {FORMAT}"
+            f"{folder / 'manifest.json'} has format {manifest.get('format')!r}; "
+            f"this version reads {FORMAT}"
         )
+    if manifest.get("name") != folder.name:
+        raise DamagedCheckpoint(
+            f"{folder / 'manifest.json'} is of checkpoint {manifest.get('name')}, not {folder.name}"
+        )
+    if not isinstance(files, dict) or set(files) != set(MEMBERS):
+        raise DamagedCheckpoint(f"{folder / 'manifest.json'} does not name {' and '.join(MEMBERS)}")
     data = {name: _checked(folder / name, files.get(name)) for name in MEMBERS}
-    return load_arrays(data["arrays.safetensors"]), json.loads(data["state.json"])
+    try:
+        return load_arrays(data["arrays.safetensors"]), json.loads(data["state.json"])
+    except Exception as error:  # whatever the reader of arrays raises: the file is not one of ours
+        raise DamagedCheckpoint(f"{folder} cannot be read: {error}") from error
 
 
 def _checked(path: Path, entry: Any) -> bytes:
@@ -158,12 +243,17 @@ def newest(run: Path) -> tuple[Path, list[str]]:
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise UsageError(f"{run} is not a run: it has no folder checkpoints/")
+    return newest_of(folder)
+
+
+def newest_of(folder: Path) -> tuple[Path, list[str]]:
+    """`newest` for the folder that holds the checkpoints themselves."""
     damaged: list[str] = []
-    for candidate in sorted((p for p in folder.iterdir() if p.name.isdigit()), reverse=True):
+    for candidate in reversed(numbered(folder)):
         try:
             read(candidate)
         except DamagedCheckpoint as error:
             damaged.append(str(error))
         else:
             return candidate, damaged
-    raise EnvironmentFault("; ".join([f"{run} has no whole checkpoint", *damaged]))
+    raise EnvironmentFault("; ".join([f"{folder} holds no whole checkpoint", *damaged]))

@@ -13,18 +13,30 @@ from typing import Any, Generic, Literal, TypeVar
 
 from surefoot.advantages import GAE, NORMALIZATIONS
 from surefoot.checks import UsageError, check_count, check_number, require
+from surefoot.divergences import DIVERGENCES, STATISTICS, Divergence, Statistic
 from surefoot.envs import nearest
 from surefoot.methods import METHODS
 from surefoot.networks import Networks
-from surefoot.projection import ENTROPIES, METRICS
+from surefoot.projection import ENTROPIES, METRICS, EntropyControl, Metric
 from surefoot.sgd import SGD
-from surefoot.surrogates import SURROGATES
+from surefoot.surrogates import SURROGATES, Surrogate
 from surefoot.train import Algorithm
 from surefoot.types import PolicyUpdate
 from surefoot.value import EntropyBonus, SharedValue, ValueFit
+from surefoot.wrappers import WRAPPERS, unwrapped
 
 M = TypeVar("M", bound=PolicyUpdate)
 V = TypeVar("V", ValueFit, SharedValue)
+
+PARTS: dict[Any, dict[str, type[Any]]] = {
+    Surrogate: SURROGATES,
+    Divergence: DIVERGENCES,
+    Statistic: STATISTICS,
+    Metric: METRICS,
+    EntropyControl: ENTROPIES,
+}
+"""Parts that methods hold, by the annotation of the field: the records that fit, by the names they
+go by in flags."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +79,13 @@ class Config(Generic[M, V]):
     """Weight of the entropy bonus."""
     networks: Networks = Networks()
     """The shape of policy and critic."""
-    checkpoint_every: int = 100_000
-    """Environment steps between checkpoints."""
+    checkpoint_every: int | None = None
+    """Environment steps between checkpoints; none: 100 000, on the device 500 000, and with
+    EnvPool, where a checkpoint begins new episodes, ten episodes of every environment."""
+    keep_checkpoints: int = 3
+    """Checkpoints kept, the newest; number 0 and the best are kept beside them."""
+    certify_every: int = 8
+    """Updates between those checked in float64 at once for the certificate; 1 checks all."""
     preset: str = "none"
     """Where the defaults of this run came from."""
 
@@ -89,7 +106,9 @@ class Config(Generic[M, V]):
             ", ".join(NORMALIZATIONS),
         )
         check_number(self, "entropy_coef")
-        check_count(self, "checkpoint_every")
+        check_count(self, "checkpoint_every", optional=True)
+        check_count(self, "keep_checkpoints")
+        check_count(self, "certify_every")
         shared = isinstance(self.value, SharedValue)
         require(
             shared == (self.networks.shared_layers > 0),
@@ -152,8 +171,9 @@ def method_class(name: str) -> type[Any]:
 
 
 def method_name(method: Any) -> str:
-    """The lower-case name of a method's record; its class name in lower case for one that is not in
-    the table."""
+    """The lower-case name of a method's record, of the one inside where it is wrapped; its class
+    name in lower case for one that is not in the table."""
+    method = unwrapped(method)
     names = {entry.record: name for name, entry in METHODS.items()}
     return names.get(type(method).__name__, type(method).__name__.lower())
 
@@ -163,9 +183,11 @@ def method_name(method: Any) -> str:
 
 
 def _kinds() -> dict[str, type[Any]]:
-    parts = (*SURROGATES.values(), *METRICS.values(), *ENTROPIES.values())
-    own = (ValueFit, SharedValue, SGD, Networks, *parts)
-    return {k.__name__: k for k in own} | {METHODS[n].record: method_class(n) for n in METHODS}
+    own = [ValueFit, SharedValue, SGD, Networks]
+    own += [part for table in PARTS.values() for part in table.values()]
+    own += [method_class(name) for name in METHODS]
+    own += [getattr(importlib.import_module(WRAPPERS[name]), name) for name in WRAPPERS]
+    return {k.__name__: k for k in own}
 
 
 def to_json(value: Any) -> Any:
@@ -202,12 +224,15 @@ def _record(kind: type[Any], data: dict[str, Any], where: str, kinds: dict[str, 
 
 
 def _fits(kind: type[Any], fitting: tuple[Any, ...]) -> bool:
-    """Whether a kind of record is one of `fitting`; every record has defaults but `Config`."""
-    return isinstance(kind(), fitting)
+    """Whether a kind of record is one of `fitting`. Every record has defaults but `Config`, and
+    wrappers, which are methods."""
+    return PolicyUpdate in fitting if kind.__name__ in WRAPPERS else isinstance(kind(), fitting)
 
 
 def _fitting(hint: Any) -> tuple[Any, ...]:
     """The kinds of record an annotation admits; none for plain fields."""
+    if isinstance(hint, type) and hint in PARTS:
+        return tuple(PARTS[hint].values())
     if isinstance(hint, TypeVar):
         return hint.__constraints__ or (hint.__bound__,)
     return (hint,) if dataclasses.is_dataclass(hint) or getattr(hint, "_is_protocol", False) else ()

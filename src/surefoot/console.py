@@ -99,7 +99,8 @@ class PlainLines(_View):
         if self._count % 25 == 0:
             print(COLUMNS, file=self._out)
         self._count += 1
-        kl = f"{number(m['kl_mean'], '.4f')} / {budget_text(self.agent.bound, self.stop)}"
+        judged = number(m[self.agent.judged], ".4f")
+        kl = f"{judged} / {budget_text(self.agent.bound, self.stop)}"
         accepted = "" if m.get("accepted", True) else " · refused: old policy kept"
         line = (
             f"{steps_text(m['env_steps']):>10}  {self.returns(m):>17}  {kl:>17}"
@@ -156,20 +157,25 @@ class Panel(_View):
         self._drawn = time.perf_counter()
         self._live.update(self._lines(self._last), refresh=True)
 
+    def _trust(self, m: dict[str, Any]) -> str:
+        """What is bounded against its bound, and the rest beside it."""
+        agent, mean = self.agent, f"KL mean {number(m['kl_mean'], '.4f')}"
+        if agent.bound is None:
+            stop = "" if self.stop is None else f", epochs stop above {self.stop:g}"
+            return f"{mean}, no bound asked{stop}   worst state {number(m['kl_max'])}"
+        bar = f"of {agent.bound:.4f} {gauge(m[agent.judged] / agent.bound)}"
+        if agent.judged == "kl_mean":
+            return f"{mean} {bar}   worst state {number(m['kl_max'])}"
+        what = agent.config.method.promise.replace("_", " ").replace("kl", "KL")
+        return f"{what} {number(m[agent.judged], '.4f')} {bar}   {mean}"
+
     def _lines(self, update: Update) -> Any:
         from rich.text import Text
 
         m, t = update.metrics, update.timings
         done = max(1, m["env_steps"] - self.first)
         left = t["seconds"] * max(0, self.target - m["env_steps"]) / done
-        bound = self.agent.bound
-        trust = f"KL mean {number(m['kl_mean'], '.4f')}"
-        if bound is None:
-            trust += ", no bound asked"
-            trust += "" if self.stop is None else f", epochs stop above {self.stop:g}"
-        else:
-            trust += f" of {bound:.4f} {gauge(m['kl_mean'] / bound)}"
-        trust += f"   worst state {number(m['kl_max'])}"
+        trust = self._trust(m)
         if "accepted" in m:
             trust += f"   accepted {self._count - self._refused}/{self._count}"
             trust += f" · backtracks {self._backtracks / self._count:.1f}"

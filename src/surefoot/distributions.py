@@ -8,26 +8,30 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.scipy import special
 from jaxtyping import Float, Int
 
 from surefoot.types import Array, Key
 
-_SERIES_BELOW = 0.1
+_SERIES_BELOW = 0.5
+_SERIES = tuple(1 / math.factorial(n) for n in range(13, 1, -1))
 
 
 def expm1_minus(x: Array) -> Array:
     """exp(x) - 1 - x, to full relative precision for small x (where the plain expression cancels).
 
     With y = expm1(x) it equals y - log1p(y): the form in which the KL of Gaussians and of
-    Categoricals loses no digits. Below |x| = 0.1 the Taylor series is summed to x^8 (relative
-    truncation error below 1e-12).
+    Categoricals loses no digits. Below |x| = 0.5 the Taylor series is summed to x^13 (relative
+    truncation error below 1e-14); above, the plain expression loses one digit, and is three times
+    as fast as expm1.
     """
     small = jnp.abs(x) < _SERIES_BELOW
     s = jnp.where(small, x, 0)
-    tail = 1 + s / 8 * (1 + s / 9 * (1 + s / 10))
-    series = s * s / 2 * (1 + s / 3 * (1 + s / 4 * (1 + s / 5 * (1 + s / 6 * (1 + s / 7 * tail)))))
+    series = jnp.zeros_like(s)
+    for coefficient in _SERIES:
+        series = series * s + coefficient
     big = jnp.where(small, 1, x)
-    return jnp.where(small, series, jnp.expm1(big) - big)
+    return jnp.where(small, s * s * series, jnp.exp(big) - 1 - big)
 
 
 def _scale(logits: Array) -> tuple[Array, Array]:
@@ -134,15 +138,25 @@ class DiagGaussian(eqx.Module):
         return jnp.sum(self.log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
 
     def kl(self, other: DiagGaussian) -> Float[Array, "*batch"]:
-        """KL(self || other), summed over action dimensions.
+        """KL(self || other), summed over action dimensions: the two parts together."""
+        mean, covariance = self._kl_parts(other)
+        return jnp.sum(covariance + mean, axis=-1)
 
-        The covariance part is (x - log1p(x)) / 2 with x = s_p^2 / s_q^2 - 1, evaluated through
-        log1p(x) = 2 (log s_p - log s_q), so that radii of 1e-5 keep five digits in float32
-        (methods.md 1.2).
-        """
+    def kl_parts(
+        self, other: DiagGaussian
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+        """What the mean and what the covariance contribute to KL(self || other), each summed over
+        action dimensions; both are at least 0, and they add up to the KL."""
+        mean, covariance = self._kl_parts(other)
+        return jnp.sum(mean, axis=-1), jnp.sum(covariance, axis=-1)
+
+    def _kl_parts(self, other: DiagGaussian) -> tuple[Array, Array]:
+        # The covariance part is (x - log1p(x)) / 2 with x = s_p^2 / s_q^2 - 1, evaluated through
+        # log1p(x) = 2 (log s_p - log s_q), so that radii of 1e-5 keep five digits in float32
+        # (methods.md 1.2).
         covariance = 0.5 * expm1_minus(2 * (self.log_std - other.log_std))
         shift = (self.mean - other.mean) * jnp.exp(-other.log_std)
-        return jnp.sum(covariance + 0.5 * shift**2, axis=-1)
+        return 0.5 * shift**2, covariance
 
     def at(self, mean: Array) -> DiagGaussian:
         """The same covariance round other means [..., d]."""
@@ -235,3 +249,106 @@ def _log_ratio(a: Array, b: Array) -> Array:
     x = (a - b) / b
     near = jnp.abs(x) < 0.5
     return jnp.where(near, jnp.log1p(jnp.where(near, x, 0)), jnp.log(a) - jnp.log(b))
+
+
+BETA_INSIDE = 1 - 2.0**-20
+"""Actions of a `Beta` keep this far from the ends of [-1, 1], where a log-density may be
+infinite."""
+_STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188)
+"""Coefficients of 1 / x^(2n+1) in Stirling's series of ln Gamma(x)."""
+
+
+def _log1p_gap(x: Array) -> Array:
+    """x - log1p(x), to full relative precision for small x."""
+    return expm1_minus(jnp.log1p(x))
+
+
+def _stirling_gap(x: Array, d: Array) -> Array:
+    """c(x + d) - c(x) - d c'(x) of Stirling's series c without its leading terms, free of
+    cancellation: with r = (x + d) / x, r^-n - 1 + n (r - 1) is (r - 1)^2 (1 + 2r + ... + n r^(n-1))
+    / r^n."""
+    r = (x + d) / x
+    total = jnp.zeros_like(x)
+    for i, coefficient in enumerate(_STIRLING):
+        n = 2 * i + 1
+        ladder = jnp.zeros_like(x)
+        for k in range(n, 0, -1):
+            ladder = ladder * r + k
+        total = total + coefficient * ladder / (x * r) ** n
+    return total * (d / x) ** 2
+
+
+class Beta(eqx.Module):
+    """Independent Beta distributions on [-1, 1] per state, by their concentrations `alpha` and
+    `beta`, both [..., d] and at least 1 (so that there is one mode).
+
+    [-1, 1] is what finite action boxes are mapped from, so no action is ever clipped.
+    """
+
+    alpha: Float[Array, "*batch d"]
+    beta: Float[Array, "*batch d"]
+
+    def sample(self, key: Key) -> Float[Array, "*batch d"]:
+        """One action a state, strictly inside (-1, 1); no gradient passes."""
+        y = jax.random.beta(key, self.alpha, self.beta, dtype=self.alpha.dtype)
+        return jnp.clip(2 * y - 1, -BETA_INSIDE, BETA_INSIDE)
+
+    def mode(self) -> Float[Array, "*batch d"]:
+        """The most probable action of every state; the middle where all are equally so."""
+        span = self.alpha + self.beta - 2
+        return jnp.where(span > 0, (self.alpha - self.beta) / jnp.where(span > 0, span, 1), 0)
+
+    def log_prob(self, action: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+        """Log-density on [-1, 1], summed over action dimensions; actions outside are taken to the
+        nearest end."""
+        x = jnp.clip(action, -BETA_INSIDE, BETA_INSIDE)
+        low, high = jnp.log1p(x) - math.log(2), jnp.log1p(-x) - math.log(2)
+        inner = (self.alpha - 1) * low + (self.beta - 1) * high
+        return jnp.sum(inner - self._log_normaliser(), axis=-1)
+
+    def _log_normaliser(self) -> Array:
+        """ln of 2 B(alpha, beta): the 2 is the length of [-1, 1]."""
+        a, b = self.alpha, self.beta
+        return special.gammaln(a) + special.gammaln(b) - special.gammaln(a + b) + math.log(2)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        """Differential entropy on [-1, 1] in nats, summed over action dimensions."""
+        a, b = self.alpha, self.beta
+        both = (a + b - 2) * special.digamma(a + b)
+        each = (a - 1) * special.digamma(a) + (b - 1) * special.digamma(b)
+        return jnp.sum(self._log_normaliser() - each + both, axis=-1)
+
+    def kl(self, other: Beta) -> Float[Array, "*batch"]:
+        """KL(self || other), summed over action dimensions.
+
+        With G = ln Gamma and D the gap between a function and its tangent at self, it is D G(alpha)
+        + D G(beta) - D G(alpha + beta). Its textbook form cancels: in float32 nothing is left of it
+        at radii of 1e-4. Here the recurrence of Gamma first moves the arguments up by n, n and 2n,
+        then Stirling's series takes over; every D in it is written as a square without
+        cancellation, and the leading terms x ln x combine into the KL of two coins (alpha to
+        alpha + beta), which is written likewise. So radii of 1e-5 keep five digits.
+        """
+        # Five terms of the series are good to 2e-7 from 3 on, and to 3e-12 from 7 on.
+        n = 6 if self.alpha.dtype == jnp.float64 else 2
+        da, db = other.alpha - self.alpha, other.beta - self.beta
+        at = (self.alpha, self.beta, self.alpha + self.beta)
+        ways = tuple(zip(at, (da, db, da + db), (n, n, 2 * n), (1, 1, -1), strict=True))
+        gaps = [(sign, d / (x + k)) for x, d, up, sign in ways for k in range(up)]
+        gaps += [(0.5 * sign, d / (x + up)) for x, d, up, sign in ways]
+        a, b = self.alpha + n, self.beta + n
+        turn = (a * db - b * da) / (a + b)
+        gaps += [(a + da, turn / (a + da)), (b + db, -turn / (b + db))]
+        # All at once: one small program instead of thirty.
+        weights = jnp.stack([w * jnp.ones_like(x) for w, x in gaps])
+        total = jnp.sum(weights * _log1p_gap(jnp.stack([x for _, x in gaps])), axis=0)
+        up = jnp.stack([x + up for x, _, up, _ in ways])
+        tails = _stirling_gap(up, jnp.stack([d for _, d, _, _ in ways]))
+        return jnp.sum(total + tails[0] + tails[1] - tails[2], axis=-1)
+
+    def fisher(self, tangent: Beta) -> Beta:
+        """The Hessian of ln B in (alpha, beta), times v."""
+        both = special.polygamma(1, self.alpha + self.beta) * (tangent.alpha + tangent.beta)
+        return Beta(
+            special.polygamma(1, self.alpha) * tangent.alpha - both,
+            special.polygamma(1, self.beta) * tangent.beta - both,
+        )

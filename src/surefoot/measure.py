@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from surefoot.distributions import DiagGaussian
 from surefoot.surrogates import ratio
 from surefoot.types import Array, Batch
 
@@ -34,21 +35,31 @@ def explained_variance(value: Array, target: Array, batch: Batch) -> Array:
 def measure(batch: Batch, policy: Any) -> dict[str, Array]:
     """Scalars on the whole batch after the last step that can move the actor.
 
-    `kl_*` is KL(old || new) per state, `kl_reverse` the mean of KL(new || old), `ratio_max` the
-    largest new/old probability of an action taken, `surrogate_gain` the mean of (ratio - 1) A with
-    A as the update saw it, `entropy` that of the new policy, and `explained_variance` that of the
-    critic that made the advantages.
+    `kl_*` is KL(old || new) per state; of Gaussians also apart, what the mean (`kl_part_mean`) and
+    what the covariance (`kl_part_cov`) contribute to `kl_mean`. `kl_reverse` and `kl_reverse_max`
+    are of KL(new || old), `ratio_max` is the largest new/old probability of an action taken,
+    `surrogate_gain` the mean of (ratio - 1) A with A as the update saw it, `entropy` that of the
+    new policy, and `explained_variance` that of the critic that made the advantages.
     """
     new = policy(batch.obs)
-    kl = batch.old.kl(new)
+    kl, reverse = batch.old.kl(new), new.kl(batch.old)
     r = ratio(new, batch)
-    return {
+    return _parts(batch, new) | {
         "kl_mean": batch.mean(kl),
         "kl_q99": quantile(kl, batch.mask, 0.99),
         "kl_max": batch.max(kl),
-        "kl_reverse": batch.mean(new.kl(batch.old)),
+        "kl_reverse": batch.mean(reverse),
+        "kl_reverse_max": batch.max(reverse),
         "ratio_max": batch.max(r),
         "surrogate_gain": batch.mean((r - 1) * batch.advantage),
         "entropy": batch.mean(new.entropy()),
         "explained_variance": explained_variance(batch.value, batch.value_target, batch),
     }
+
+
+def _parts(batch: Batch, new: Any) -> dict[str, Array]:
+    """The KL of Gaussians in its two parts, mean over states; nothing for other distributions."""
+    if not isinstance(new, DiagGaussian):
+        return {}
+    mean, covariance = batch.old.kl_parts(new)
+    return {"kl_part_mean": batch.mean(mean), "kl_part_cov": batch.mean(covariance)}

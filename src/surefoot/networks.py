@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -19,11 +19,15 @@ import numpy as np
 from jaxtyping import Float
 
 from surefoot.checks import check_number, require
-from surefoot.distributions import Categorical, DiagGaussian, FullGaussian
+from surefoot.distributions import Beta, Categorical, DiagGaussian, FullGaussian
 from surefoot.types import Array, EnvSpec
 
 ACTIVATIONS = {"tanh": (jnp.tanh, np.tanh), "relu": (jax.nn.relu, lambda x: np.maximum(x, 0))}
 """Name -> (function on jax arrays, the same on NumPy arrays)."""
+
+
+POLICIES = ("gaussian", "beta")
+"""Distributions of continuous actions."""
 
 
 class Linear(eqx.Module):
@@ -137,6 +141,23 @@ def full_size(d: int) -> int:
     return d * (d + 1) // 2
 
 
+SHARPEST = 1e3
+"""Ceiling of a Beta's concentrations above 1: a deviation of 0.02 on [-1, 1], where log-densities
+in float32 are still good to 1e-3."""
+
+
+class BetaHead(eqx.Module):
+    """Two concentrations by linear layers, softplus(.) + 1 (as in FixPO's released code), bounded
+    from above."""
+
+    alpha: Linear
+    beta: Linear
+
+    def __call__(self, x: Array) -> Beta:
+        above = lambda y: bounded(jax.nn.softplus(y), 0.0, SHARPEST)  # noqa: E731
+        return Beta(1 + above(self.alpha(x)), 1 + above(self.beta(x)))
+
+
 class CategoricalHead(eqx.Module):
     """Logits by a linear layer."""
 
@@ -150,9 +171,9 @@ class Actor(eqx.Module):
     """A policy of its own: body and head."""
 
     body: MLP
-    head: GaussianHead | FullGaussianHead | CategoricalHead
+    head: GaussianHead | FullGaussianHead | BetaHead | CategoricalHead
 
-    def __call__(self, obs: Array) -> DiagGaussian | FullGaussian | Categorical:
+    def __call__(self, obs: Array) -> DiagGaussian | FullGaussian | Beta | Categorical:
         return self.head(self.body(obs))
 
 
@@ -173,7 +194,7 @@ class ActorCritic(eqx.Module):
     actor: Actor
     critic: Critic
 
-    def __call__(self, obs: Array) -> DiagGaussian | FullGaussian | Categorical:
+    def __call__(self, obs: Array) -> DiagGaussian | FullGaussian | Beta | Categorical:
         return self.actor(self.trunk(obs))
 
     def value(self, obs: Array) -> Array:
@@ -181,7 +202,7 @@ class ActorCritic(eqx.Module):
         return self.critic(self.trunk(obs))
 
 
-Head = GaussianHead | FullGaussianHead | CategoricalHead
+Head = GaussianHead | FullGaussianHead | BetaHead | CategoricalHead
 
 
 def head_of(policy: Any) -> Head | None:
@@ -213,6 +234,15 @@ def with_spread(policy: Any, spread: Any) -> Any:
     return with_head(policy, eqx.tree_at(lambda h: h.std, head, head.raw(spread)))
 
 
+def acting(policy: Any) -> Any:
+    """A tree like `policy` of booleans, leaf by leaf: whether the distribution over actions depends
+    on it. False are the layers that only a shared value function uses."""
+    every = jax.tree.map(lambda _: True, policy)
+    if not isinstance(policy, ActorCritic):
+        return every
+    return eqx.tree_at(lambda p: p.critic, every, jax.tree.map(lambda _: False, policy.critic))
+
+
 @dataclass(frozen=True)
 class Networks:
     """The shape of policy and critic. Orthogonal weights: gain sqrt(2), policy head 0.01, value
@@ -224,6 +254,9 @@ class Networks:
     """`tanh` or `relu`."""
     head_gain: float = 0.01
     """Gain of the policy's output layer."""
+    policy: Literal["gaussian", "beta"] = "gaussian"
+    """Distribution of continuous actions: `gaussian`, clipped to the box at the environment's door,
+    or `beta`, which lives on [-1, 1], what a finite box is mapped from."""
     log_std_init: float = 0.0
     """Initial log of sigma (sigma 1; some published settings start at -0.5)."""
     log_std_min: float = -5.0
@@ -252,6 +285,14 @@ class Networks:
             ", ".join(ACTIVATIONS),
         )
         check_number(self, "head_gain", low=0, high=100)
+        require(self.policy in POLICIES, self, "policy", self.policy, ", ".join(POLICIES))
+        require(
+            not (self.full_covariance and self.policy == "beta"),
+            self,
+            "full_covariance",
+            self.full_covariance,
+            "false with policy beta",
+        )
         check_number(self, "log_std_min", low=-20, high=20)
         check_number(self, "log_std_max", low=-20, high=20)
         require(
@@ -297,6 +338,8 @@ class Networks:
         out = Linear.orthogonal(rng, width, d, self.head_gain)
         if spec.discrete:
             return CategoricalHead(out)
+        if self.policy == "beta":
+            return BetaHead(out, Linear.orthogonal(rng, width, d, self.head_gain))
         kind = FullGaussianHead if self.full_covariance else GaussianHead
         init = np.zeros(full_size(d) if self.full_covariance else d, np.float32)
         init[:d] = self.log_std_init

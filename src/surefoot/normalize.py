@@ -50,6 +50,16 @@ class RunningStats(eqx.Module):
         shift = jnp.broadcast_to(self.mean, x.shape)
         return jnp.clip((x - shift) * jnp.broadcast_to(inv, x.shape), -OBS_CLIP, OBS_CLIP)
 
+    def carry(self, x: Array, later: RunningStats) -> Array:
+        """What `later` makes of observations [..., d] that these statistics have made x of.
+
+        Exact where x is not clipped; a clipped one is taken to lie on the edge.
+        """
+        inv = 1 / jnp.sqrt(later.var + VAR_EPS)
+        scale, shift = jnp.sqrt(self.var + VAR_EPS) * inv, (self.mean - later.mean) * inv
+        moved = x * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(shift, x.shape)
+        return jnp.clip(moved, -OBS_CLIP, OBS_CLIP)
+
 
 def moments(x: Array, mask: Array) -> RunningStats:
     """Statistics of the rows of `x` [..., d] (or [...]) where `mask` [...] holds."""

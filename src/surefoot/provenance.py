@@ -1,7 +1,9 @@
-"""What a run depends on: settings, versions, cores, code state; `config.json` says it."""
+"""What a run depends on: settings, versions, cores, code; `config.json` says it, and `resume` asks
+whether it still holds."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata as metadata
 import json
 import os
@@ -14,14 +16,72 @@ from surefoot.config import Config, to_json
 
 
 def write_config(folder: Path, config: Config[Any, Any], **extra: Any) -> None:
-    """Write `config.json`: settings, versions, code state and core count."""
+    """Write `config.json`: settings, the steps to reach (`target`), versions, code and cores."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"settings": to_json(config), **environment(), **extra}, indent=1)
-    (folder / "config.json").write_text(text + "\n")
+    described = {"settings": to_json(config), "target": config.steps, **environment(), **extra}
+    write_json(folder / "config.json", described)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a file of JSON, whole or not at all."""
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        with temporary.open("w") as f:
+            f.write(json.dumps(data, indent=1) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def visible_cores() -> int:
+    """Processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Threads that XLA splits large sums over: a run's bits depend on it. `NPROC` overrules the
+    cores that are visible."""
+    asked = os.environ.get("NPROC", "")
+    return int(asked) if asked.isdigit() and int(asked) else visible_cores()
+
+
+def source_hash() -> str:
+    """Sixteen hex digits that differ between any two states of this package's source."""
+    root = Path(__file__).resolve().parent
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
+
+
+def differences(recorded: dict[str, Any]) -> list[str]:
+    """What a run depended on and is otherwise now, each in a few words; `recorded` is its
+    config.json."""
+    now = environment()
+    then, here = recorded.get("versions", {}), now["versions"]
+    out = [
+        f"{name} {then.get(name, 'was not installed')} then, {here.get(name, 'not installed')} now"
+        for name in sorted(then.keys() | here.keys())
+        if then.get(name) != here.get(name)
+    ]
+    if recorded.get("code") != now["code"]:
+        out.append(f"surefoot's code {recorded.get('code')} then, {now['code']} now")
+    if recorded.get("machine") != now["machine"]:
+        out.append(f"a {recorded.get('machine')} processor then, {now['machine']} now")
+    for key, word in (("threads", "thread"), ("cores", "core")):
+        if recorded.get(key) != now[key]:
+            plural = "" if recorded.get(key) == 1 else "s"
+            out.append(f"{recorded.get(key)} {word}{plural} then, {now[key]} now")
+    return out
 
 
 def environment() -> dict[str, Any]:
-    """Versions, cores and code state that a run depends on."""
+    """Versions, cores and code that a run depends on."""
     packages = (
         "surefoot",
         "jax",
@@ -29,11 +89,13 @@ def environment() -> dict[str, Any]:
         "equinox",
         "optax",
         "numpy",
+        "scipy",
         "gymnasium",
         "mujoco",
         "envpool",
         "gymnax",
         "box2d",
+        "minigrid",
     )
     versions = {"python": platform.python_version()}
     for package in packages:
@@ -41,11 +103,12 @@ def environment() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "versions": versions,
-        "cores": cores,
+        "cores": visible_cores(),
+        "threads": threads(),
         "machine": platform.machine(),
+        "code": source_hash(),
         "git": code_state(),
     }
 

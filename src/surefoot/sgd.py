@@ -33,6 +33,21 @@ def shuffles(key: Key, epochs: int, rows: int) -> Array:
     return jax.lax.sort((bits, index), dimension=-1, num_keys=1)[1].astype(jnp.int32)
 
 
+def minibatch_rows(order: Array, minibatches: int) -> Array:
+    """Orders of the rows, [epochs, M], cut into minibatches: [epochs, minibatches, M //
+    minibatches]. Where that leaves a rest, it is left out of that epoch.
+
+    Raises `UsageError` where there are fewer rows than minibatches.
+    """
+    epochs, total = order.shape
+    size = total // minibatches
+    if size == 0:  # an empty minibatch has mean 0, and nothing would be learnt without a word
+        raise UsageError(
+            f"minibatches is {minibatches} but a batch has {total} rows; allowed: at most {total}"
+        )
+    return order[:, : size * minibatches].reshape(epochs, minibatches, size)
+
+
 def sweep(
     step: Callable[[Any, Batch], tuple[Any, dict[str, Array]]],
     carry: Any,
@@ -42,19 +57,13 @@ def sweep(
     minibatches: int,
 ) -> tuple[Any, dict[str, Array]]:
     """Run `step(carry, minibatch) -> carry, info` over shuffled minibatches of every epoch in one
-    scan.
+    scan, rows as in `minibatch_rows`.
 
-    Every minibatch has M // minibatches rows; where that leaves a rest, it is left out of that
-    epoch. Returns the last carry and info stacked, [epochs * minibatches]. Raises `UsageError`
-    where there are fewer rows than minibatches.
+    Returns the last carry and info stacked, [epochs * minibatches]. Raises `UsageError` where there
+    are fewer rows than minibatches.
     """
-    total = batch.mask.shape[0]
-    size = total // minibatches
-    if size == 0:  # an empty minibatch has mean 0, and nothing would be learnt without a word
-        raise UsageError(
-            f"minibatches is {minibatches} but a batch has {total} rows; allowed: at most {total}"
-        )
-    rows = shuffles(key, epochs, total)[:, : size * minibatches].reshape(epochs * minibatches, size)
+    rows = minibatch_rows(shuffles(key, epochs, batch.mask.shape[0]), minibatches)
+    rows = rows.reshape(epochs * minibatches, -1)
     return jax.lax.scan(lambda c, r: step(c, batch.minibatch(r)), carry, rows)
 
 

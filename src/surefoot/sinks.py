@@ -3,10 +3,14 @@ update and closed once."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from surefoot.checks import EnvironmentFault
 
 
 class Update(NamedTuple):
@@ -37,17 +41,41 @@ def _line(values: dict[str, Any]) -> str:
 
 
 class JsonLines:
-    """`metrics.jsonl` and, apart from it, `timings.jsonl`: a line an update, flushed."""
+    """`metrics.jsonl` and, apart from it, `timings.jsonl`: a line an update, flushed.
 
-    def __init__(self, folder: Path) -> None:
-        self._metrics = (folder / "metrics.jsonl").open("a")
+    `metrics.jsonl` is under contract: a checkpoint says how long it was and what it held (`mark`),
+    and a run that goes on from there cuts it back first (`at`; without it lines are added to what
+    is there), so that it ends up equal to the byte to that of a run that was never stopped. Timings
+    are only ever added to.
+    """
+
+    def __init__(self, folder: Path, at: dict[str, Any] | None = None) -> None:
+        self.path = folder / "metrics.jsonl"
+        there = self.path.read_bytes() if self.path.exists() else b""
+        kept = there if at is None else kept_lines(self.path, at)
+        self._hash, self._size = hashlib.sha256(kept), len(kept)
+        self._metrics = self.path.open("ab")
+        self._metrics.truncate(self._size)
         self._timings = (folder / "timings.jsonl").open("a")
 
     def __call__(self, update: Update) -> None:
-        self._metrics.write(_line(update.metrics))
+        line = _line(update.metrics).encode()
+        self._metrics.write(line)
         self._metrics.flush()
-        self._timings.write(_line(update.timings))
+        self._hash.update(line)
+        self._size += len(line)
+        self.note(update.timings)
+
+    def note(self, timings: dict[str, Any]) -> None:
+        """A line of timings that is not an update's."""
+        self._timings.write(_line(timings))
         self._timings.flush()
+
+    def mark(self) -> dict[str, Any]:
+        """Bring the metrics to the disk; their length in bytes and SHA-256, for a checkpoint."""
+        with self.path.open("ab") as f:  # this may come after `close`
+            os.fsync(f.fileno())
+        return {"metrics_bytes": self._size, "metrics_sha256": self._hash.hexdigest()}
 
     def close(self) -> None:
         """Close both files."""
@@ -55,13 +83,34 @@ class JsonLines:
         self._timings.close()
 
 
+def kept_lines(path: Path, at: dict[str, Any]) -> bytes:
+    """The part of `metrics.jsonl` that a checkpoint stands on.
+
+    Raises `EnvironmentFault` where the file is shorter than that, or was changed since.
+    """
+    data = path.read_bytes() if path.exists() else b""
+    size = at["metrics_bytes"]
+    if len(data) < size:
+        raise EnvironmentFault(
+            f"{path} has {len(data)} bytes, the checkpoint was written after {size}; "
+            "it was cut, and the run cannot go on without a gap"
+        )
+    if hashlib.sha256(data[:size]).hexdigest() != at["metrics_sha256"]:
+        raise EnvironmentFault(
+            f"{path} was edited: its first {size} bytes are not those the checkpoint was written "
+            "after"
+        )
+    return data[:size]
+
+
 class TensorBoard:
     """`events.*` for TensorBoard, under the same keys, against environment steps."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, purge: int | None = None) -> None:
+        """`purge`: the environment step from which what stands in older files no longer counts."""
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), flush_secs=10)
+        self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
 
     def __call__(self, update: Update) -> None:
         step = int(update.metrics["env_steps"])

@@ -49,8 +49,13 @@ class TrainState(eqx.Module):
 
     @property
     def progress(self) -> Array:
-        """Share of the run that is done, 0 to 1."""
-        return jnp.minimum(self.update / jnp.maximum(self.total, 1), 1.0).astype(jnp.float32)
+        """Share of the run that is done, 0 to below 1.
+
+        Updates beyond the total (`resume --more`, rows that were only resets) stay at the share of
+        the last one, so that a schedule goes on at its last value and not at zero.
+        """
+        done = jnp.minimum(self.update, self.total - 1)
+        return (done / jnp.maximum(self.total, 1)).astype(jnp.float32)
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,17 @@ def scale_rewards(
     return dataclasses.replace(rollout, reward=scaled), stats, trace
 
 
+def kl_drift(
+    batch: Batch, policy: Any, before: RunningStats | None, after: RunningStats | None
+) -> Array:
+    """Mean KL(old || new) of the batch where the new policy is given the observations as the next
+    iteration normalises them: how far behaviour moves, the normaliser's move included."""
+    obs = batch.obs
+    if before is not None and after is not None:
+        obs = before.carry(obs, after)
+    return batch.mean(batch.old.kl(policy(obs)))
+
+
 def learn(
     algo: Algorithm, ts: TrainState, rollout: Rollout, seen: RunningStats | None
 ) -> tuple[TrainState, Info]:
@@ -180,6 +196,7 @@ def learn(
     obs_stats = ts.obs_stats
     if obs_stats is not None and seen is not None:
         obs_stats = tree_where(all_finite(seen), obs_stats.merge(seen), obs_stats)
+    report["kl_drift"] = kl_drift(batch, policy, ts.obs_stats, obs_stats)
     ts = TrainState(
         policy=policy,
         critic=critic,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -177,17 +177,33 @@ def no_penalty(policy: PyTree, batch: Batch) -> Array:
     return jnp.zeros((), batch.advantage.dtype)
 
 
+PROMISES = {
+    "mean_kl": "kl_mean",
+    "max_kl": "kl_max",
+    "mean_reverse_kl": "kl_reverse",
+    "max_reverse_kl": "kl_reverse_max",
+}
+"""What an update may promise to keep at most `max_kl` -> the column of the ruler that shows it."""
+
+
 @runtime_checkable
 class PolicyUpdate(Protocol):
     """A trust-region method: a pure function from a policy and a batch to a nearby policy."""
 
-    first_order: ClassVar[bool]
-    """Whether the objective is followed by gradients alone, so that a value loss may enter through
-    `penalty`."""
-    promise: ClassVar[str]
-    """What is enforced: `mean_kl` (the mean KL(old || new) of the batch is at most the field
-    `max_kl`), `projection` (in every state `projected(new, old)` is within `mean_bound` and
-    `cov_bound`, the new policy itself is not) or `none`."""
+    @property
+    def first_order(self) -> bool:
+        """Whether the objective is followed by gradients alone, so that a value loss may enter
+        through `penalty`. A class variable, or a property where it depends on fields."""
+        ...
+
+    @property
+    def promise(self) -> str:
+        """What is enforced over the states of the batch: `mean_kl` (the mean KL(old || new) is at
+        most the field `max_kl`), `max_kl` (that of the worst state is), the same of KL(new || old)
+        (`mean_reverse_kl`, `max_reverse_kl`), `projection` (in every state the projected
+        distribution is within the fields `mean_bound` and `cov_bound`, the new policy itself is
+        not), or `none`."""
+        ...
 
     def init(self, policy: Any, key: Key) -> State: ...
 
@@ -197,13 +213,17 @@ class PolicyUpdate(Protocol):
 
 
 KL_MARGIN = 1e-5
+"""Relative margin for a mean over many states."""
+WORST_MARGIN = 3e-4
+"""Relative margin for a single state, whose rounding nothing averages out: against a network in
+float64 the worst of 8192 states was off by 5e-7 at a KL of 0.5, 2e-5 at 1e-3 and 2e-4 at 1e-5."""
 
 
-def within(kl: Array, bound: Number) -> Array:
+def within(kl: Array, bound: Number, margin: float = KL_MARGIN) -> Array:
     """Whether a float32 KL is inside a bound with the margin that makes the float64 value inside it
     too.
 
     A KL computed in float32 is off by up to 1e-5 relative, and a bound is judged in float64 without
     slack. NaN is outside; an infinite bound holds whatever is not NaN.
     """
-    return kl <= bound * (1 - KL_MARGIN)
+    return kl <= bound * (1 - margin)

@@ -4,6 +4,7 @@ integrating."""
 from __future__ import annotations
 
 import numpy as np
+from scipy import special
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -61,3 +62,23 @@ def gaussian_fisher(mean: float, log_std: float) -> np.ndarray:
     score = np.stack([(x - mean) / std**2, ((x - mean) / std) ** 2 - 1])
     weight = density(x, mean, std)
     return np.trapezoid(weight * score[:, None] * score[None, :], x, axis=-1)
+
+
+def beta_kl(a, b, a_new, b_new):
+    """KL of Beta(a, b) from Beta(a_new, b_new), textbook form: ln B(new) / B + (a - a_new) psi(a) +
+    (b - b_new) psi(b) + (a_new - a + b_new - b) psi(a + b)."""
+    a, b, a_new, b_new = (np.asarray(x, np.float64) for x in (a, b, a_new, b_new))
+    both = (a_new - a + b_new - b) * special.digamma(a + b)
+    each = (a - a_new) * special.digamma(a) + (b - b_new) * special.digamma(b)
+    return special.betaln(a_new, b_new) - special.betaln(a, b) + each + both
+
+
+def beta_kl_by_its_remainder(a, b, a_new, b_new):
+    """The same as the remainder of ln B beyond its tangent, the integral over t of (1 - t) d' H(t)
+    d (Gauss-Legendre): nothing cancels in it."""
+    t, w = np.polynomial.legendre.leggauss(80)
+    t, w = (t + 1) / 2, w / 2
+    a, b, a_new, b_new = (np.asarray(x, np.float64)[..., None] for x in (a, b, a_new, b_new))
+    da, db = a_new - a, b_new - b
+    curve = lambda x, d: special.polygamma(1, x + t * d) * d**2  # noqa: E731
+    return np.sum(w * (1 - t) * (curve(a, da) + curve(b, db) - curve(a + b, da + db)), axis=-1)

@@ -14,13 +14,16 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 COMMANDS = {
     "train": "train a policy: surefoot train METHOD --env ID",
+    "resume": "go on with a run as if it had never stopped: surefoot resume RUN",
+    "compare": "methods side by side over seeds: surefoot compare METHOD... --env ID",
     "eval": "score a run over whole episodes: surefoot eval RUN",
+    "certify": "check the certificate of a run, in float64: surefoot certify RUN",
     "watch": "see a run act: a window, or a video where there is no display: surefoot watch RUN",
     "list": "methods, envs, presets or runs: surefoot list methods",
     "doctor": "what is installed, what is missing and the line that installs it",
 }
 
-EXIT_DONE, EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 0, 2, 3, 130
+EXIT_DONE, EXIT_USAGE, EXIT_FAULT, EXIT_GUARD, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
 
 
 def overview() -> str:
@@ -38,7 +41,7 @@ def overview() -> str:
     lines += [
         "",
         "surefoot COMMAND --help says more. Exit codes: 0 done, 2 wrong usage, "
-        "3 environment or disk, 130 interrupted.",
+        "3 environment or disk, 4 stopped by the guard, 130 interrupted.",
     ]
     return "\n".join(lines)
 

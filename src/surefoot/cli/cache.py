@@ -1,8 +1,23 @@
-"""Compiled programs are kept between runs, apart for every kind of machine."""
+"""What is set before jax starts: its threads, and a cache of compiled programs, apart for every
+kind of machine."""
 
 from __future__ import annotations
 
 import os
+
+
+def fix_threads(count: int | None = None) -> None:
+    """Fix the number of threads that XLA splits large sums over: a run's bits depend on it.
+
+    Without `count` it is what `NPROC` says, else the visible cores. With fewer than those the
+    process is narrowed to as many cores, for the split at run time goes by them. Must come before
+    jax's first operation.
+    """
+    from surefoot.provenance import threads, visible_cores
+
+    if count is not None and count < visible_cores() and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:count]))
+    os.environ["NPROC"] = str(threads() if count is None else count)
 
 
 def compilation_cache() -> None:
@@ -14,7 +29,9 @@ def compilation_cache() -> None:
 
     if os.environ.get("SUREFOOT_CACHE") == "off":
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from surefoot.provenance import visible_cores
+
+    cores = visible_cores()
     root = os.environ.get("SUREFOOT_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"),
         "surefoot",

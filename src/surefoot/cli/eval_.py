@@ -27,6 +27,8 @@ class Flags:
     """Seed of the evaluation's environments."""
     stochastic: bool = False
     """Sample actions instead of taking the mode."""
+    best: bool = False
+    """Take the policy of the best mean return over 100 training episodes instead of the newest."""
     json: bool = False
     """Print one line of JSON."""
 
@@ -42,7 +44,7 @@ def run(args: Sequence[str]) -> int:
     from surefoot.agent import Agent
     from surefoot.evaluate import evaluate
 
-    agent = Agent.load(flags.run)
+    agent = Agent.load(flags.run, best=flags.best)
     score = evaluate(agent, flags.episodes, deterministic=not flags.stochastic, seed=flags.seed)
     if flags.json:
         print(json.dumps(score.to_json()))
@@ -53,7 +55,7 @@ def run(args: Sequence[str]) -> int:
     print(f"return    {score.mean:.1f} [{low:.1f}, {high:.1f}], interquartile mean {score.iqm:.1f}")
     print(
         f"episodes  {len(score.returns)}, {how}, {score.env}, normaliser frozen, "
-        f"update {agent.update}"
+        f"policy after {agent.acting} updates"
     )
     print(
         f"range     {min(score.returns):.1f} to {max(score.returns):.1f}, mean length {length:.0f}"

@@ -12,15 +12,8 @@ from typing import Any
 import tyro
 
 from surefoot.checks import UsageError
-from surefoot.projection import ENTROPIES, METRICS, EntropyControl, Metric
-from surefoot.surrogates import SURROGATES, Surrogate
+from surefoot.config import PARTS
 
-PARTS: dict[Any, dict[str, Any]] = {
-    Surrogate: SURROGATES,
-    Metric: METRICS,
-    EntropyControl: ENTROPIES,
-}
-"""Kinds of records that are chosen by name, with their names."""
 _SCALE = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
@@ -78,9 +71,9 @@ def registry() -> Any:
 
     @rules.primitive_rule
     def parts(info: Any) -> Any:
-        if info.type not in PARTS:
+        table = PARTS.get(info.type) if isinstance(info.type, type) else None
+        if table is None:
             return None
-        table = PARTS[info.type]
         names = {record: name for name, record in table.items()}
         return spec(
             nargs=1,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import secrets
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surefoot.checks import EnvironmentFault, UsageError
-from surefoot.cli.cache import compilation_cache
-from surefoot.cli.seeds import many
-from surefoot.envs import ALSO_IN_ENVPOOL, installed, nearest, split
+from surefoot.cli.cache import compilation_cache, fix_threads
+from surefoot.cli.seeds import many, strip
+from surefoot.envs import nearest
 from surefoot.methods import METHODS
 
 if TYPE_CHECKING:
     from surefoot.agent import Agent
     from surefoot.config import Config
-
-EVAL_EPISODES = 20
 
 ALIASES = {"-n": "--steps", "--hidden": "--networks.hidden"}
 """Short flags -> the fields they stand for."""
@@ -93,8 +91,8 @@ class Request:
 def parse_train(name: str, args: list[str]) -> Request:
     """The request that flags describe, on top of a preset or of `--config`. Raises `UsageError`."""
     from surefoot.cli.flags import parse
-    from surefoot.cli.train_flags import Flags
-    from surefoot.config import method_class, method_name, read_config
+    from surefoot.cli.train_flags import Flags, method_flags, method_type, with_fixup
+    from surefoot.config import method_name, read_config
     from surefoot.presets import choose
 
     if name == "ppo" and any(
@@ -112,8 +110,9 @@ def parse_train(name: str, args: list[str]) -> Request:
             raise UsageError(f"{path} is of method {method_name(base.method)}, not {name}")
     else:
         base = choose(name, env or "CartPole-v1", preset_name(scan(args, "--preset")))
-    base = with_value(base, scan(args, "--value"))
-    kind = Flags[method_class(name), type(base.value)]  # pyright: ignore[reportInvalidTypeArguments] (types at run time)
+    base = with_fixup(with_value(base, scan(args, "--value")), scan(args, "--fixup"))
+    args = method_flags(args, base.method)
+    kind = Flags[method_type(base.method), type(base.value)]  # pyright: ignore[reportInvalidTypeArguments] (types at run time)
     flags = parse(kind, args, prog=f"surefoot train {name}", default=Flags(settings=base))
     if env is None and path is None:
         raise UsageError(f"--env is missing; {USAGE.removeprefix('usage: ')}")
@@ -188,11 +187,7 @@ def folder_for(config: Any, run_dir: Path | None) -> Path:
     from surefoot.config import method_name
 
     if run_dir is not None:
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise UsageError(
-                f"--run-dir {run_dir} exists and is not empty; "
-                "a run is never overwritten, name another folder"
-            )
+        refuse_taken(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         return run_dir
     plain = "".join(c if c.isalnum() or c in "-._" else "-" for c in config.env)
@@ -208,140 +203,87 @@ def folder_for(config: Any, run_dir: Path | None) -> Path:
         return folder
 
 
-class Stop:
-    """Ctrl-C or SIGTERM once: finish the update and stop. Twice: leave at once."""
+def refuse_taken(run_dir: Path) -> None:
+    """Raise `UsageError` where there is anything under this name but the lock of a run that never
+    began."""
+    from surefoot.runs import LOCK
 
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> Stop:
-        self._old = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for s, handler in self._old.items():
-            signal.signal(s, handler)
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+    if not run_dir.exists():
+        return
+    if not run_dir.is_dir() or any(p.name != LOCK for p in run_dir.iterdir()):
+        raise UsageError(
+            f"--run-dir {run_dir} exists and is not empty; a run is never overwritten: "
+            f"name another folder, or go on with it: surefoot resume {run_dir}"
+        )
 
 
 def one(request: Request) -> int:
     """Train one seed in this process."""
+    fix_threads()
+    folder = folder_for(request.config, request.run_dir)
+    from surefoot.provenance import write_config
+    from surefoot.runs import owner
+
+    with owner(folder):
+        refuse_taken(folder)  # again: another process may have been faster
+        # Before anything that takes time, so that whatever is killed after it can be resumed.
+        # Where the folder is called otherwise the run is the same, to the certificate's last bit.
+        command = ["surefoot", *strip(sys.argv[1:], ("--run-dir",))]
+        write_config(folder, request.config, command=command)
+        try:
+            agent = begin(request.config, folder, command)
+        except (UsageError, EnvironmentFault):
+            never_was(folder)
+            raise
+        from surefoot.cli.session import Talk, envpool_note, train
+
+        talk = Talk(request.quiet, request.json)
+        if talk.aloud:
+            print(plan(agent.config, agent.spec))
+            print(f"resume    {level_text(agent)}")
+            note = envpool_note(request.config.env)
+            if note:
+                print(note)
+            print("compiling the update ...", flush=True)
+        return train(agent, folder, request.config.steps, talk)
+
+
+def never_was(folder: Path) -> None:
+    """Remove the folder of a run that could not begin, and `runs/` if it held nothing else."""
+    from surefoot.runs import LOCK
+
+    (folder / "config.json").unlink()
+    with contextlib.suppress(OSError):  # not empty, or its lock cannot be removed while it is held
+        (folder / LOCK).unlink()
+        folder.rmdir()
+        if folder.parent == Path("runs"):
+            folder.parent.rmdir()
+
+
+def begin(config: Any, folder: Path, command: list[str]) -> Agent:
+    """The agent of a run that begins, its level of resume found out and written down."""
     compilation_cache()
     from surefoot.agent import Agent
+    from surefoot.certificate import promised
     from surefoot.provenance import write_config
-    from surefoot.sinks import JsonLines, TensorBoard
 
-    config = request.config
     agent = Agent(config.method, config.env, config=config)
-    folder = folder_for(config, request.run_dir)
-    write_config(folder, agent.config, command=["surefoot", *sys.argv[1:]])
-    talk = not (request.quiet or request.json)
-    if talk:
-        print(plan(agent.config, agent.spec))
-        note = envpool_note(config.env)
-        if note:
-            print(note)
-        print("compiling the update ...", flush=True)
-    stop = Stop()
-    saver = Saver(agent, folder, config.checkpoint_every)
-    agent.callback = lambda _: not stop.asked
-    sinks: list[Any] = [JsonLines(folder), TensorBoard(folder), saver]
-    if talk:
-        sinks.insert(0, view(agent, folder))
-    agent.checkpoint(folder)
-    try:
-        with stop:
-            agent.learn(config.steps, sinks)
-    except EnvironmentFault as error:
-        last = saver.last.relative_to(folder) if saver.last else "checkpoints/000000"
-        raise EnvironmentFault(
-            f"{error}; update {agent.update + 1} was not made, {folder / last} is kept"
-        ) from error
-    agent.checkpoint(folder)
-    agent.close()
-    if stop.asked and agent.env_steps < config.steps:
-        print(
-            f"stopped   at update {agent.update} ({agent.env_steps} steps), saved in {folder}",
-            file=sys.stderr,
-        )
-        return 130
-    return closing(agent, folder, request)
+    agent.loop.prove()
+    level = {"level": agent.loop.level, "words": agent.loop.words}
+    level |= {"checkpoint_every": agent.checkpoint_every}
+    promise, bound = promised(agent.config)
+    write_config(folder, agent.config, promise=promise, bound=bound, resume=level, command=command)
+    return agent
 
 
-def view(agent: Agent, folder: Path) -> Any:
-    """A panel on a terminal, plain lines elsewhere."""
-    from surefoot.console import Panel, PlainLines, is_terminal
+def level_text(agent: Agent) -> str:
+    """How exactly a run could go on, in words."""
+    from surefoot.console import steps_text
 
-    if is_terminal():
-        title = (
-            f"{type(agent.config.method).__name__} · {agent.config.env} · seed {agent.config.seed}"
-        )
-        return Panel(agent, agent.config.steps, title, str(folder))
-    return PlainLines(agent, agent.config.steps)
-
-
-class Saver:
-    """A sink that writes a checkpoint each time a number of environment steps has passed."""
-
-    def __init__(self, agent: Agent, folder: Path, every: int) -> None:
-        self.agent, self.folder, self.every = agent, folder, every
-        self.next = every
-        self.last: Path | None = None
-
-    def __call__(self, update: Any) -> None:
-        if self.agent.env_steps >= self.next:
-            self.last = self.agent.checkpoint(self.folder)
-            self.next = (self.agent.env_steps // self.every + 1) * self.every
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-def envpool_note(env: str) -> str:
-    """A line for plain ids that EnvPool also has."""
-    suite, tail = split(env)
-    if suite or tail not in ALSO_IN_ENVPOOL:
-        return ""
-    how = "" if installed("envpool") else ' after pip install "surefoot[envpool]"'
-    return f"note      EnvPool has this too, and is faster: --env envpool:{tail}{how}"
-
-
-def closing(agent: Agent, folder: Path, request: Request) -> int:
-    """Evaluate, and print the four closing lines (or one of JSON)."""
-    from surefoot.evaluate import evaluate
-
-    score = evaluate(agent, EVAL_EPISODES)
-    trust = agent.trust_report()
-    if request.json:
-        print(
-            json.dumps(
-                score.to_json()
-                | {"run": str(folder), "env_steps": agent.env_steps, "violations": trust.violations}
-            )
-        )
-        return 0
-    low, high = score.ci95
-    updates = f"{len(trust.kl_mean)} updates"
-    if trust.max_kl is None:
-        kept = f"no bound asked, worst state KL {max(trust.kl_max):.3g} in {updates}"
-    else:
-        kept = f"{trust.violations} bound violations in {updates} (mean KL <= {trust.max_kl:g})"
-    kept += f" · {trust.rolled_back} rolled back" if trust.rolled_back else ""
-    print(
-        f"done      {score.mean:.1f} [{low:.1f}, {high:.1f}] over {EVAL_EPISODES} "
-        f"evaluation episodes, deterministic · {kept}"
-    )
-    print(f"folder    {folder}")
-    print(f"next      surefoot watch {folder}")
-    print(f"          surefoot eval {folder} --episodes 100")
-    note = envpool_note(agent.config.env)
-    if note and not request.quiet:
-        print(note)
-    return 0
+    loop, every = agent.loop, steps_text(agent.checkpoint_every)
+    if loop.level == "inexact":
+        return f"inexact: {loop.words}; after a resume new episodes begin"
+    return f"exact, {loop.level} ({loop.words}); a checkpoint every {every} steps"
 
 
 def dry_run(request: Request) -> int:

@@ -34,6 +34,8 @@ class Flags:
     """Seed of the environment."""
     stochastic: bool = False
     """Sample actions instead of taking the mode."""
+    best: bool = False
+    """Take the policy of the best mean return over 100 training episodes instead of the newest."""
     video: bool = False
     """Write a video even where there is a display."""
     max_steps: int = 1000
@@ -77,7 +79,7 @@ def run(args: Sequence[str]) -> int:
             os.environ["MUJOCO_GL"] = backend
     from surefoot.agent import Agent
 
-    agent = Agent.load(flags.run)
+    agent = Agent.load(flags.run, best=flags.best)
     env_id = drawable(agent.config.env)
     env = open_env(env_id, window, backend)
     if window:

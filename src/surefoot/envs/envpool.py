@@ -12,8 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from surefoot.checks import EnvironmentFault
 from surefoot.envs.spaces import ActionDoor, check_shape, failed, flat_obs_dim
 from surefoot.types import EnvSpec, Step
+
+UNSTEADY = ("Go19x19", "ChineseGo19x19", "Othello-v1", "IntersectionMultiAgent")
+"""Tasks of which two pools of one seed do not always say the same (rows change places, in some)."""
+PROBE = (4, 20)
+"""Environments and steps of the two pools that the probe compares."""
 
 
 class EnvPoolEnvs:
@@ -58,6 +64,55 @@ class EnvPoolEnvs:
     def close(self) -> None:
         """Stop the pool's threads."""
         self.pool.close()
+
+    def resume_level(self, prove: bool = False) -> tuple[str, str]:
+        """How a pool can be resumed, and a few words for it. It cannot be read out, but new ones of
+        one seed are the same.
+
+        `barrier` or `inexact`; with `prove`, after running two pools of one seed beside each other.
+        Never raises.
+        """
+        if self.spec.id.startswith(UNSTEADY):
+            return "inexact", f"two pools of {self.spec.id} with one seed do not say the same"
+        try:
+            why = self._differ() if prove else ""
+        except Exception as error:
+            why = str(failed(self.spec.id, "the probe", error))
+        return ("inexact", why) if why else ("barrier", "the pool is made anew at every checkpoint")
+
+    def capture(self) -> tuple[dict[str, np.ndarray], dict]:
+        """Raises `EnvironmentFault`: EnvPool cannot be captured, only made anew."""
+        raise EnvironmentFault(f"{self.spec.id} of EnvPool cannot be captured, only made anew")
+
+    def restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
+        """Raises `EnvironmentFault`, as `capture` does."""
+        raise EnvironmentFault(f"{self.spec.id} of EnvPool cannot be restored, only made anew")
+
+    def _differ(self) -> str:
+        """What two small pools of one seed say differently, or nothing."""
+        import envpool
+
+        (n, steps), spec, rng = PROBE, self.spec, np.random.default_rng(0)
+        shape = (steps, n, spec.action_dim)
+        actions = (
+            rng.integers(spec.action_dim, size=shape[:2])
+            if spec.discrete
+            else rng.standard_normal(shape, np.float32)
+        )
+        one, other = (
+            envpool.make_gymnasium(spec.id, num_envs=n, seed=1, num_threads=2) for _ in range(2)
+        )
+        try:
+            same = np.array_equal(one.reset()[0], other.reset()[0])
+            for k, action in enumerate(self.door(a) for a in actions):
+                if not same:
+                    return f"two pools of {spec.id} with one seed differ at step {k}"
+                pairs = zip(one.step(action)[:4], other.step(action)[:4], strict=True)
+                same = all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
+            return "" if same else f"two pools of {spec.id} with one seed differ at step {steps}"
+        finally:
+            one.close()
+            other.close()
 
     def _call(self, name: str, *args: Any) -> tuple[Any, ...]:
         try:

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 
 from surefoot.checks import EnvironmentFault, UsageError
+from surefoot.envs import prove, snapshot
 from surefoot.envs.spaces import ActionDoor, check_shape, failed, flat_obs_dim
 from surefoot.types import EnvSpec, Step
 
@@ -45,13 +46,14 @@ class InProcessEnvs:
         self._obs = np.zeros((n, d), np.float64)
         self._reward = np.zeros(n, np.float64)
         self._ended = np.zeros(n, bool)
+        self._run = [snapshot.recorder(env) for env in self.envs]
 
     def reset(self, seed: int) -> np.ndarray:
         """Seed every environment and begin its first episode; observations [N, d] float64."""
         shape, i = self._obs.shape[1:], 0
         try:
             for i, (env, s) in enumerate(
-                zip(self.envs, env_seeds(seed, len(self.envs)), strict=True)
+                zip(self._run, env_seeds(seed, len(self.envs)), strict=True)
             ):
                 first, _ = env.reset(seed=s)
                 check_shape("observation", np.shape(first), shape)
@@ -70,7 +72,7 @@ class InProcessEnvs:
         terminated, truncated = np.zeros_like(mask), np.zeros_like(mask)
         i = 0
         try:
-            for i, env in enumerate(self.envs):
+            for i, env in enumerate(self._run):
                 if mask[i]:
                     new, reward[i], terminated[i], truncated[i], _ = env.step(acts[i])
                 else:
@@ -91,25 +93,105 @@ class InProcessEnvs:
         for env in self.envs:
             env.close()
 
+    def cut(self) -> None:
+        """Let the next step be a reset of every environment."""
+        self._ended = np.ones_like(self._ended)
+
+    def resume_level(self, prove: bool = False) -> snapshot.Level:
+        """How these environments can be resumed, and a few words for it.
+
+        `snapshot`, `replay` or `inexact`; with `prove`, after a probe of copies (tens of
+        milliseconds). Never raises.
+        """
+        found = snapshot.inspect(self._run, self.spec.id)
+        return proved(found, self.spec, self.envs[0]) if prove else found
+
+    def capture(self) -> snapshot.Captured:
+        """All that the next steps depend on: flat arrays, and a strictly JSON-able state.
+
+        Raises `EnvironmentFault` where something cannot be saved.
+        """
+        arrays, state = snapshot.capture(self._run, self.spec.id)
+        rows = {"obs": self._obs, "reward": self._reward, "ended": self._ended}
+        return arrays | {name: x.copy() for name, x in rows.items()}, state
+
+    def restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
+        """Go on where `capture` was called, in environments of the same make; never reset them
+        before or after.
+
+        Raises `EnvironmentFault` where that cannot be.
+        """
+        self.reset(0)  # opens wrappers, and makes what environments make at their first reset
+        with snapshot.restoring(self.spec.id):
+            snapshot.restore(self._run, self.spec.id, arrays, state)
+            for mine, name in ((self._obs, "obs"), (self._reward, "reward")):
+                check_shape(name, arrays[name].shape, mine.shape)
+                mine[...] = arrays[name]
+            self._ended = np.array(arrays["ended"], bool)
+
+
+def proved(
+    found: snapshot.Level, spec: EnvSpec, env: Any, wrap: Callable[[Any], Any] | None = None
+) -> snapshot.Level:
+    """What is left of a level after a probe of copies of one environment, each wrapped by `wrap`
+    (as in `InProcessEnvs`)."""
+    wrap = wrap or (lambda made: InProcessEnvs([made], spec.id))
+
+    def scratch() -> Any:
+        made = prove.copy_of(env)
+        return None if made is None else wrap(made)
+
+    def probe() -> snapshot.Level:
+        return prove.prove(found, spec, scratch, snapshot.known(env))
+
+    if found[0] == "inexact":
+        return found
+    try:
+        return prove.beside(env, probe, spec.id)
+    except Exception as error:
+        return "inexact", str(failed(spec.id, "the probe", error))
+
 
 class Named(gymnasium.Wrapper):
     """An environment in a worker process: what it raises says which environment it was, and can be
-    sent back.
+    sent back; and it can be captured and restored from outside.
 
     Gymnasium waits for ever for an exception that cannot be pickled.
     """
 
+    pending: snapshot.Captured | None = None
+    """Put here from outside, for `restore_pending`."""
+
     def __init__(self, env: Any, index: int, env_id: str) -> None:
         super().__init__(env)
-        self._who = f"environment {index} of {env_id}"
+        self._id, self._who = env_id, f"environment {index} of {env_id}"
+        self._run = snapshot.recorder(env)
 
     def reset(self, **options: Any) -> Any:
         """As the environment's."""
-        return self._guard("reset", self.env.reset, **options)
+        return self._guard("reset", self._run.reset, **options)
 
     def step(self, action: Any) -> Any:
         """As the environment's."""
-        return self._guard("step", self.env.step, action)
+        return self._guard("step", self._run.step, action)
+
+    def level(self) -> snapshot.Level:
+        """As `InProcessEnvs.resume_level`, without proof."""
+        return snapshot.inspect([self._run], self._id)
+
+    def capture(self) -> snapshot.Captured | str:
+        """As `InProcessEnvs.capture`, of this environment alone; or why not, for what is raised
+        here would end the worker."""
+        try:
+            return snapshot.capture([self._run], self._id)
+        except EnvironmentFault as error:
+            return str(error)
+
+    def restore_pending(self) -> None:
+        """Take up `pending`, after one reset."""
+        if self.pending is not None:
+            snapshot.restore([self._run], self._id, *self.pending)
+        self.pending = None
 
     def _guard(self, what: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         try:
@@ -138,11 +220,11 @@ class VectorEnvs:
         self.spec = EnvSpec(
             env_id, "gymnasium", n, d, self.door.dim, self.door.discrete, limit, same_step=same_step
         )
-        inner = getattr(venv, "unwrapped", venv)
-        self._one_by_one = isinstance(
-            inner, (gymnasium.vector.SyncVectorEnv, gymnasium.vector.AsyncVectorEnv)
-        )
-        self._loud = isinstance(inner, gymnasium.vector.AsyncVectorEnv)
+        self._inner: Any = getattr(venv, "unwrapped", venv)
+        self._loud = isinstance(self._inner, gymnasium.vector.AsyncVectorEnv)
+        sync = isinstance(self._inner, gymnasium.vector.SyncVectorEnv)
+        self._one_by_one = sync or self._loud
+        self._inside: list[Any] = list(self._inner.envs) if sync else []
         self._ended = np.zeros(n, bool)
 
     def reset(self, seed: int) -> np.ndarray:
@@ -189,6 +271,94 @@ class VectorEnvs:
         """Close the vector environment and its workers."""
         self.venv.close()
 
+    def cut(self) -> None:
+        """Nothing: when a vector environment resets is its own affair."""
+
+    def resume_level(self, prove: bool = False) -> snapshot.Level:
+        """As that of `InProcessEnvs`."""
+        try:
+            return self._workers_level(prove) if self._loud else self._level(prove)
+        except Exception as error:
+            return "inexact", str(failed(self.spec.id, "resume_level", error))
+
+    def _level(self, prove: bool) -> snapshot.Level:
+        if any(snapshot.replayed(env) for env in self._inside):
+            return "inexact", (
+                f"{self.spec.id} is resumed from its actions, which a vector environment made "
+                "elsewhere does not keep"
+            )
+        found = snapshot.inspect([self.venv, *self._inside], self.spec.id)
+        if not prove:
+            return found
+        if self._inside:
+            return proved(found, self.spec, self._inside[0])
+        return proved(found, self.spec, self.venv, lambda made: VectorEnvs(made, self.spec.id))
+
+    def _workers_level(self, prove_it: bool) -> snapshot.Level:
+        why = self._closed_workers()
+        found = ("inexact", why) if why else snapshot.inspect([self.venv], self.spec.id)
+        if found[0] == "inexact":
+            return found
+        levels = self._ask("call", "level")
+        found = min(levels)  # "inexact" comes before the others
+        if not prove_it:
+            return found
+
+        def scratch() -> InProcessEnvs:  # in this process: a copy of none that runs
+            return InProcessEnvs([self._inner.env_fns[0]().env], self.spec.id)
+
+        return prove.prove(found, self.spec, scratch, True)
+
+    def _closed_workers(self) -> str:
+        """Why worker processes cannot be captured, or nothing."""
+        if self.mode != "SAME_STEP":
+            return f"{self.spec.id} has {self.mode} workers, and only they know which are to reset"
+        if not all(self._ask("call", "has_wrapper_attr", "restore_pending")):
+            return f"{self.spec.id} runs in worker processes that were made elsewhere"
+        return ""
+
+    def capture(self) -> snapshot.Captured:
+        """As that of `InProcessEnvs`."""
+        why = self._closed_workers() if self._loud else ""
+        if why:
+            raise EnvironmentFault(why)
+        arrays, state = snapshot.capture([self.venv, *self._inside], self.spec.id)
+        arrays["ended"] = self._ended.copy()
+        if self._loud:
+            state["workers"] = self._capture_workers(arrays)
+        return arrays, state
+
+    def _capture_workers(self, arrays: dict[str, np.ndarray]) -> list[Any]:
+        states = []
+        for i, part in enumerate(self._ask("call", "capture")):
+            if isinstance(part, str):
+                raise EnvironmentFault(part)
+            arrays.update({f"worker {i}/{name}": x for name, x in part[0].items()})
+            states.append(part[1])
+        return states
+
+    def restore(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
+        """As that of `InProcessEnvs`."""
+        self.reset(0)
+        with snapshot.restoring(self.spec.id):
+            snapshot.restore([self.venv, *self._inside], self.spec.id, arrays, state)
+            if self._loud:
+                self._restore_workers(arrays, state.get("workers", []))
+            self._ended = np.array(arrays["ended"], bool)
+
+    def _restore_workers(self, arrays: dict[str, np.ndarray], states: list[Any]) -> None:
+        if len(states) != self.spec.num_envs:
+            raise EnvironmentFault(
+                f"what was saved of {self.spec.id} is not of {self.spec.num_envs} workers"
+            )
+        parts: list[Any] = []
+        for i, inner in enumerate(states):
+            where = f"worker {i}/"
+            mine = {k.removeprefix(where): x for k, x in arrays.items() if k.startswith(where)}
+            parts.append((mine, inner))
+        self._ask("set_attr", "pending", parts)
+        self._ask("call", "restore_pending")
+
     def _true_successors(self, final: Any, ended: np.ndarray, infos: Any) -> None:
         for i in np.flatnonzero(ended):
             last = infos["final_obs"][i] if "final_obs" in infos else None
@@ -213,11 +383,17 @@ class VectorEnvs:
         return obs
 
     def _call(self, name: str, *args: Any, **options: Any) -> Any:
+        return self._guard(getattr(self.venv, name), name, *args, **options)
+
+    def _ask(self, name: str, *args: Any) -> Any:
+        return self._guard(getattr(self._inner, name), args[0], *args)
+
+    def _guard(self, call: Callable[..., Any], name: str, *args: Any, **options: Any) -> Any:
         level = gymnasium.logger.min_level
         if self._loud:  # a worker's traceback would be printed, and as a format string
             gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
         try:
-            return getattr(self.venv, name)(*args, **options)
+            return call(*args, **options)
         except EnvironmentFault:
             raise  # a worker has said which environment it was
         except Exception as error:

@@ -24,6 +24,11 @@ METHODS: dict[str, MethodEntry] = {
     "ppo": MethodEntry(
         "surefoot.methods.ppo", "PPO", "clipped surrogate, minibatch Adam; promises no bound"
     ),
+    "fixpo": MethodEntry(
+        "surefoot.methods.fixpo",
+        "FixPO",
+        "KL penalty, then a fix-up phase: every state's KL <= max_kl, enforced",
+    ),
     "trpl": MethodEntry(
         "surefoot.methods.trpl", "TRPL", "every state projected into its ball, differentiably"
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from surefoot.config import Config
+from surefoot.methods.fixpo import FixPO
 from surefoot.methods.npg import NPG
 from surefoot.methods.ppo import PPO
 from surefoot.methods.trpl import TRPL
@@ -150,6 +151,42 @@ CLASSIC = [
             steps=100_000,  # RL zoo
             num_envs=2,  # RL zoo
             batch=2048,  # RL zoo: 1024 steps of 2 environments
+        ),
+    ),
+    Preset(
+        name="fixpo-pendulum",
+        methods=("fixpo",),
+        envs=("Pendulum-v1",),
+        source="FixPO's published settings on the batch and rate of ppo-pendulum, "
+        "advantages standardised",
+        config=Config(
+            method=FixPO(sgd=SGD(lr=1e-3, epochs=10, minibatches=32, anneal=True, adam_eps=1e-8)),
+            value=ValueFit(SGD(lr=1e-3, epochs=10, minibatches=32)),
+            steps=300_000,
+            num_envs=4,  # as ppo-pendulum
+            batch=4096,  # as ppo-pendulum
+            gamma=0.9,  # as ppo-pendulum
+            lam=0.95,  # as ppo-pendulum
+        ),
+    ),
+    Preset(
+        name="fixpo-cartpole",
+        methods=("fixpo",),
+        envs=("CartPole-v1",),
+        source="FixPO's published settings on the batch of ppo-cartpole, advantages standardised",
+        config=Config(
+            method=FixPO(
+                sgd=SGD(lr=1e-3, epochs=10, minibatches=4, anneal=True, adam_eps=1e-8),
+                fixup_minibatches=4,
+            ),
+            value=ValueFit(SGD(lr=1e-3, epochs=10, minibatches=4, anneal=True)),
+            steps=100_000,
+            num_envs=8,
+            batch=1024,
+            gamma=0.98,
+            lam=0.95,
+            normalize_obs=False,
+            normalize_reward=False,
         ),
     ),
     Preset(

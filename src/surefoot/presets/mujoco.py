@@ -4,6 +4,7 @@ said otherwise."""
 from __future__ import annotations
 
 from surefoot.config import Config
+from surefoot.methods.fixpo import FixPO
 from surefoot.methods.npg import NPG
 from surefoot.methods.papi import PAPI
 from surefoot.methods.ppo import PPO
@@ -103,6 +104,39 @@ MUJOCO = [
             gamma=0.99,  # table 3
             lam=0.95,  # table 3
             normalize_advantage="minibatch",  # openai/baselines, CleanRL
+        ),
+    ),
+    Preset(
+        name="fixpo-mujoco",
+        methods=("fixpo",),
+        envs=TASKS,
+        source="Zentner et al. 2023, the authors' launcher of the MuJoCo runs (mcpo_fixpo.md B.4)",
+        config=Config(
+            method=FixPO(
+                max_kl=0.5,  # the launcher; the paper: as good from 0.1 to 0.5
+                c_beta=3.0,  # the published curves (the launcher's default is 2)
+                beta_init=1.0,  # the launcher
+                beta_lr=0.01,  # the launcher
+                fixup_minibatches=16,  # tuned here: as many steps as with the launcher's 8
+                sgd=SGD(
+                    lr=3e-4,  # the launcher
+                    epochs=10,  # the launcher
+                    minibatches=16,  # the launcher: minibatches of 512
+                    anneal=True,  # the launcher: linear decay
+                    max_grad_norm=0.5,  # the launcher (there over actor and critic together)
+                    adam_eps=1e-8,  # torch's default
+                ),
+            ),
+            value=ValueFit(
+                SGD(lr=3e-4, epochs=10, minibatches=16, anneal=True, adam_eps=1e-8),  # the same
+                clip=0.2,  # the launcher: value clipping
+            ),
+            num_envs=64,  # the launcher
+            batch=8192,  # the launcher
+            gamma=0.99,  # the launcher
+            lam=0.95,  # the launcher
+            normalize_advantage="none",  # the launcher
+            networks=Networks(log_std_init=-0.5),  # the launcher: sigma = exp(-0.5)
         ),
     ),
     Preset(

@@ -10,13 +10,15 @@ import jax
 import numpy as np
 
 from surefoot.checks import EnvironmentFault
-from surefoot.distributions import Categorical, FullGaussian
+from surefoot.distributions import BETA_INSIDE, Beta, Categorical, FullGaussian
 from surefoot.networks import (
     ACTIVATIONS,
+    SHARPEST,
     Actor,
     ActorCritic,
-    CategoricalHead,
+    BetaHead,
     FullGaussianHead,
+    GaussianHead,
     Linear,
 )
 from surefoot.normalize import HostNormalizer, RunningStats, host_moments
@@ -44,12 +46,24 @@ class Episode(NamedTuple):
     length: int
 
 
+class Concentrations(NamedTuple):
+    """The parameters of Beta distributions, [N, d] each."""
+
+    alpha: np.ndarray
+    beta: np.ndarray
+
+
+Parameters = tuple[np.ndarray, np.ndarray | None]
+"""Mean [N, d] and log-sigma or Cholesky factor, or `Concentrations`, or logits [N, K] and None."""
+GAUSSIANS = (GaussianHead, FullGaussianHead)
+
+
 class Shadow:
     """The actor in NumPy: normalised observations [N, d] to the parameters of the distribution.
 
     Equal to the jax actor to float32 rounding. A call gives the mean [N, act] and the log-sigma,
     bounded as in the policy, or the Cholesky factor, which has one axis more than the mean ([1 or
-    N, act, act]), or the logits [N, K] and None.
+    N, act, act]); the concentrations [N, act] of a Beta; or the logits [N, K] and None.
     """
 
     def __init__(self, policy: Any) -> None:
@@ -59,10 +73,10 @@ class Shadow:
         ]
         self._act = ACTIVATIONS[bodies[0].activation][1]
         self._head = head
-        out = head.logits if isinstance(head, CategoricalHead) else head.mean
+        out = head_layers(head)[0]
         self._out = (np.asarray(out.weight), np.asarray(out.bias))
         self._buffers: dict[int, list[np.ndarray]] = {}
-        std = None if isinstance(head, CategoricalHead) else head.std
+        std = head.std if isinstance(head, GAUSSIANS) else None
         free = std is not None and not isinstance(std, Linear)
         self._spread = self._bound(np.asarray(std)) if free else None
 
@@ -88,12 +102,15 @@ class Shadow:
             obs = np.tanh(out, out=out) if tanh else self._act(out)
         return obs
 
-    def __call__(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """(mean, log_std), (mean, factor) or (logits, None)."""
+    def __call__(self, obs: np.ndarray) -> Parameters:
+        """(mean, log_std), (mean, factor), (alpha, beta) or (logits, None)."""
         x = self.features(obs)
         first = x @ self._out[0]
         first += self._out[1]
-        if self._spread is not None or isinstance(self._head, CategoricalHead):
+        if isinstance(self._head, BetaHead):
+            second = x @ np.asarray(self._head.beta.weight) + np.asarray(self._head.beta.bias)
+            return Concentrations(_concentration(first), _concentration(second))
+        if self._spread is not None or not isinstance(self._head, GAUSSIANS):
             return first, self._spread
         std = self._head.std
         return first, self._bound(x @ np.asarray(std.weight) + np.asarray(std.bias))
@@ -106,11 +123,13 @@ class JittedActor:
     def __init__(self, policy: Any) -> None:
         self._policy = policy
 
-    def __call__(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """(mean, log_std), (mean, factor) or (logits, None)."""
+    def __call__(self, obs: np.ndarray) -> Parameters:
+        """(mean, log_std), (mean, factor), (alpha, beta) or (logits, None)."""
         dist = _forward(self._policy, obs)
         if isinstance(dist, Categorical):
             return np.asarray(dist.logits), None
+        if isinstance(dist, Beta):
+            return Concentrations(np.asarray(dist.alpha), np.asarray(dist.beta))
         if isinstance(dist, FullGaussian):
             return np.asarray(dist.mean), np.asarray(dist.factor)
         return np.asarray(dist.mean), np.asarray(dist.log_std)
@@ -126,7 +145,18 @@ def actor_parts(policy: Any) -> tuple[list[Any], Any]:
     return [policy.body], policy.head
 
 
-def host_actor(policy: Any) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
+def head_layers(head: Any) -> list[Linear]:
+    """The layers of a head that always depend on the state, the first first."""
+    if isinstance(head, GAUSSIANS):
+        return [head.mean]
+    return [head.alpha, head.beta] if isinstance(head, BetaHead) else [head.logits]
+
+
+def _concentration(x: np.ndarray) -> np.ndarray:
+    return 1 + np.minimum(np.logaddexp(x, np.float32(0)), np.float32(SHARPEST))
+
+
+def host_actor(policy: Any) -> Callable[[np.ndarray], Parameters]:
     """The fastest actor for a policy: NumPy for small networks, else jitted."""
     if not isinstance(policy, (Actor, ActorCritic)):
         return JittedActor(policy)
@@ -138,7 +168,10 @@ def host_actor(policy: Any) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarr
 def act(actor: Callable, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
     """Actions for observations: sampled with `noise` (standard normal [N, d], or Gumbel [N, K]),
     the mode if None."""
-    first, spread = actor(obs)
+    parameters = actor(obs)
+    if isinstance(parameters, Concentrations):
+        return _act_beta(parameters, noise)
+    first, spread = parameters
     if spread is None:
         return np.argmax(first if noise is None else first + noise, axis=-1)
     if noise is None:
@@ -146,6 +179,18 @@ def act(actor: Callable, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarra
     if spread.ndim > first.ndim:  # a Cholesky factor
         return first + np.squeeze(spread @ noise[..., None], -1)
     return first + np.exp(spread) * noise
+
+
+def _act_beta(p: Concentrations, noise: np.ndarray | None) -> np.ndarray:
+    """The mode, or the quantile of the Beta at the standard normal's level, on [-1, 1]: a draw that
+    is a function of the noise, like those of the other distributions."""
+    if noise is None:
+        span = p.alpha + p.beta - 2
+        return np.where(span > 0, (p.alpha - p.beta) / np.where(span > 0, span, 1), np.float32(0))
+    from scipy import special
+
+    y = special.betaincinv(p.alpha, p.beta, special.ndtr(noise))
+    return np.clip(2 * y - 1, -BETA_INSIDE, BETA_INSIDE, dtype=np.float32)
 
 
 def draw_noise(rng: Any, spec: EnvSpec, steps: int) -> np.ndarray:
@@ -179,10 +224,16 @@ class HostCollector:
         self.mask = np.ones((t, n), bool)
         self.final_obs = np.zeros((t, n, spec.obs_dim), np.float32) if spec.same_step else None
         self._zeros = np.zeros(n * spec.obs_dim)
-        self.running_return = np.zeros(n, np.float64)
-        self.running_length = np.zeros(n, np.int64)
         self.steps = 0
+        self.begin(seed)
+
+    def begin(self, seed: int) -> None:
+        """Let the next rollout begin with new episodes, seeded so; those that run now are cut and
+        forgotten."""
+        self.begin_seed = seed
         self.last: np.ndarray | None = None
+        self.running_return = np.zeros(self.env.spec.num_envs, np.float64)
+        self.running_length = np.zeros(self.env.spec.num_envs, np.int64)
 
     def collect(
         self, policy: Any, stats: RunningStats | None, update: int
@@ -200,7 +251,7 @@ class HostCollector:
         )  # the update before may still be reading the arrays that are written now
         actor, normalize = host_actor(policy), HostNormalizer(stats)
         if self.last is None:
-            self.last = np.array(self.env.reset(self.seed), np.float64)
+            self.last = np.array(self.env.reset(self.begin_seed), np.float64)
             self._check(self.last, None, 0)
         raw, obs, final_obs = self.raw, self.obs, self.final_obs
         raw[0] = self.last
