@@ -18,7 +18,7 @@ from reference import projection as ref
 from reference.divergence import gaussian_kl, probabilities
 from surefoot import projection
 from surefoot.checks import UsageError
-from surefoot.distributions import Categorical, DiagGaussian, FullGaussian
+from surefoot.distributions import Beta, Categorical, DiagGaussian, FullGaussian
 from surefoot.projection import (
     ENTROPIES,
     METRICS,
@@ -514,6 +514,13 @@ def test_metrics_refuse_families_they_do_not_know(metric, family):
     with pytest.raises(UsageError, match="allowed: KLMetric") as caught:
         project(*draw(family, dtype=np.float32), metric)
     assert "\n" not in str(caught.value)
+
+
+def test_the_beta_is_refused():
+    dist = Beta(jnp.ones((2, 1)), jnp.ones((2, 1)))
+    for metric in GAUSSIAN_METRICS:
+        with pytest.raises(UsageError, match="allowed"):
+            project(dist, dist, metric)
 
 
 def test_entropy_of_categoricals_is_refused():

@@ -94,6 +94,7 @@ class KLMetric:
 
     def parts(self, new: Any, old: Any) -> Parts:
         """Both parts, in the direction new || old."""
+        _known_only(self, new)
         if isinstance(new, Categorical):
             kl = new.kl(old)
             return Parts(kl, jnp.zeros_like(kl))
@@ -101,6 +102,7 @@ class KLMetric:
 
     def project_mean(self, new: Any, old: Any, bound: Number) -> Any:
         """The mean on the segment from the old one; for a Categorical the logits."""
+        _known_only(self, new)
         old = jax.lax.stop_gradient(old)
         if isinstance(new, Categorical):
             return _kl_project_logits(new, old, bound)
@@ -184,6 +186,14 @@ class FrobeniusMetric:
 
 METRICS = {"kl": KLMetric, "wasserstein": WassersteinMetric, "frobenius": FrobeniusMetric}
 """The names metrics go by in flags and JSON."""
+
+
+def _known_only(metric: Any, dist: Any) -> None:
+    if not isinstance(dist, (Categorical, DiagGaussian, FullGaussian)):
+        raise UsageError(
+            f"{type(metric).__name__} projects Gaussians and Categoricals, not "
+            f"{type(dist).__name__}; allowed: --networks.policy gaussian"
+        )
 
 
 def _diagonal_only(metric: Any, dist: Any) -> None:
