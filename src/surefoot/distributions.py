@@ -211,11 +211,20 @@ class FullGaussian(eqx.Module):
         the sum of the squares below the diagonal and, on it, of exp(y) - 1 - y with y = 2
         log1p(X_ii): no term cancels, and the difference of close factors is exact.
         """
+        mean, covariance = self.kl_parts(other)
+        return mean + covariance
+
+    def kl_parts(
+        self, other: FullGaussian
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+        """What the mean and what the covariance contribute to KL(self || other); both are at least
+        0, and they add up to the KL."""
         x = solve_lower(other.factor, self.factor - other.factor)
         y = 2 * _log_ratio(_diagonal(self.factor), _diagonal(other.factor))
         below = jnp.sum(jnp.tril(x, -1) ** 2, axis=(-2, -1))
         shift = other.whiten(self.mean - other.mean)
-        return 0.5 * (below + jnp.sum(expm1_minus(y) + shift**2, axis=-1))
+        covariance = 0.5 * (below + jnp.sum(expm1_minus(y), axis=-1))
+        return 0.5 * jnp.sum(shift**2, axis=-1), covariance
 
     def at(self, mean: Array) -> FullGaussian:
         """The same covariance round other means [..., d]."""
