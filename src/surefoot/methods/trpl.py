@@ -3,6 +3,7 @@ its ball before the objective sees it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -59,10 +60,10 @@ class TRPL:
     the whole) and `cov_bound` on that of the covariance: epsilon_mu and epsilon_Sigma of the paper.
     regression = alpha.
 
-    What is promised is about q alone: `projected(new, old)` is within both bounds in every state.
-    The network p acts next. It is drawn towards q by the regression and nothing else, and its own
-    KL, which the report shows, is not promised; only a covariance that is a free parameter is set
-    to its projection at the end, not regressed. `Fixup(TRPL())` bounds p as well.
+    What is promised is about q alone: `witness(new, old)` is within both bounds in every state. The
+    network p acts next. It is drawn towards q by the regression and nothing else, and its own KL,
+    which the report shows, is not promised; only a covariance that is a free parameter is set to
+    its projection at the end, not regressed. `Fixup(TRPL())` bounds p and promises that.
 
     Departures: sigma is exp of a parameter, not softplus; Categoricals are ours (the same
     projection in its exponential-family form); the projection ends a little inside its bound
@@ -75,7 +76,6 @@ class TRPL:
     """
 
     first_order: ClassVar[bool] = True
-    promise: ClassVar[str] = "projection"
 
     metric: Metric = KLMetric()
     """What distance is bounded: `kl`, `wasserstein` or `frobenius`."""
@@ -102,6 +102,13 @@ class TRPL:
         check_number(self, "cov_bound", low=1e-5)
         check_number(self, "regression", low=0, open_high=True)
 
+    @property
+    def promise(self) -> str:
+        """`projection`, in the metric that certificates know, the KL; `none` in the others, whose
+        bounds hold likewise, and where the entropy is raised last, which may leave a bound."""
+        last = not self.entropy_first and not isinstance(self.entropy, FreeEntropy)
+        return "projection" if isinstance(self.metric, KLMetric) and not last else "none"
+
     def init(self, policy: Any, key: Key) -> TRPLState:
         """The optimiser's state; the entropy is known with the first batch."""
         zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(policy)))
@@ -115,6 +122,11 @@ class TRPL:
         if not self.entropy_first:
             near = raise_entropy(near, floor, self.entropy_equality)
         return near
+
+    def witness(self, new: Any, old: Any, info: Mapping[str, Any]) -> Any:
+        """The distribution that `promise` is about: the projection of `new`, with the entropy asked
+        for in the update that reported `info`."""
+        return self.projected(new, old, info.get("trpl_floor"))
 
     def update(
         self,
@@ -169,7 +181,8 @@ class TRPL:
         kept, raw = self.metric.parts(near, old), self.metric.parts(new, old)
         outside = (raw.mean > self.mean_bound) | (raw.cov > self.cov_bound)
         kl = old.kl(near)
-        return {
+        asked = {} if floor is None else {"floor": jnp.asarray(floor)}
+        return asked | {
             "mean_part": batch.max(kept.mean),
             "cov_part": batch.max(kept.cov),
             "network_mean_part": batch.max(raw.mean),
