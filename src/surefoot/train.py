@@ -63,9 +63,13 @@ class Algorithm:
     penalised."""
 
     method: PolicyUpdate
+    """How the policy moves."""
     value: ValueFit | SharedValue = ValueFit()
+    """How the critic is fitted."""
     advantage: GAE = GAE()
+    """How advantages and value targets are made of a rollout."""
     penalties: tuple[EntropyBonus, ...] = ()
+    """What is subtracted from the method's objective beside a shared value loss."""
 
     def __post_init__(self) -> None:
         if isinstance(self.value, SharedValue) and not getattr(self.method, "first_order", False):
