@@ -4,13 +4,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 FILES := pyproject.toml constraints.txt
 
-.PHONY: help train test check fix learn bench clean
+.PHONY: help train test check fix learn bench docs clean
 
 help:
 	@echo "make train   one trained policy on a real task, from nothing (about a minute of training)"
 	@echo "make test    the whole suite, from nothing"
 	@echo "make check   format, lint, types, fast tests"
 	@echo "make learn   tests that train until something is learnt"
+	@echo "make docs    the documentation in build/site, its examples executed"
 	@echo "make bench   speed beside peers, which live in their own environment (benchmarks/README.md)"
 
 $(BIN)/python:
@@ -36,14 +37,14 @@ test: $(VENV)/.full
 	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.full
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/basedpyright
 	$(BIN)/python -m pytest -n 2 -m "not learn and not slow"
 
 fix: $(VENV)/.full
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks docs
+	$(BIN)/ruff check --fix src tests benchmarks docs
 
 learn: $(VENV)/.full
 	$(BIN)/python -m pytest -m learn
@@ -64,5 +65,14 @@ learn: $(VENV)/.full
 bench: $(VENV)/.full .venvs/peers/.done
 	$(BIN)/python benchmarks/throughput.py --peers .venvs/peers/bin/python
 
+# The documentation's tools come on top of everything else: its examples are run.
+$(VENV)/.docs: $(FILES) | $(VENV)/.full
+	$(PIP) install -c constraints.txt --group docs
+	@touch $@
+
+docs: $(VENV)/.full $(VENV)/.docs
+	$(BIN)/python docs/site/examples.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 clean:
-	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venvs build .pytest_cache .ruff_cache

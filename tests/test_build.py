@@ -1,5 +1,8 @@
 """`build`: pure functions that `vmap` over seeds."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -34,3 +37,14 @@ def test_a_lane_is_the_single_run_to_rounding():
 def test_host_environments_are_refused():
     with pytest.raises(UsageError, match="runs on the host"):
         sf.build("trpo", "CartPole-v1")
+
+
+def test_modules_do_not_take_the_place_of_functions():
+    """In any order of imports, in a process of its own."""
+    code = (
+        "import surefoot.build, surefoot.evaluate, surefoot as sf\n"
+        "from surefoot import Agent\n"
+        "assert sf.build is sys.modules['surefoot.build'].build\n"
+        "assert sf.evaluate is sys.modules['surefoot.evaluate'].evaluate and callable(sf.evaluate)"
+    )
+    subprocess.run([sys.executable, "-c", "import sys\n" + code], check=True)

@@ -1,5 +1,8 @@
 """What README and CONTRIBUTING show works as shown, and every method and column has its page."""
 
+import ast
+import dataclasses
+import importlib
 import re
 import runpy
 import sys
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import surefoot
 from surefoot import NPG, Agent, Fixup
 from surefoot.cli import main
 from surefoot.methods import METHODS
@@ -28,6 +32,7 @@ def test_the_method_in_contributing_trains_as_it_stands(tmp_path):
     assert agent.update == 2 and agent.report["kl_mean"] > 0
 
 
+@pytest.mark.slow
 def test_the_projected_method_on_the_page_of_trpl_trains_as_it_stands():
     (code,) = blocks("docs/methods/trpl.md", "python")
     space = {"__name__": "projected"}
@@ -98,6 +103,37 @@ def test_every_method_has_a_page_and_a_row():
     for name in map(str.lower, WRAPPERS):
         assert (ROOT / "docs" / "methods" / f"{name}.md").exists()
         assert f"(docs/methods/{name}.md)" in readme
+
+
+SECTIONS = (
+    "## The problem",
+    "## The algorithm, and the code",
+    "## Fields",
+    "## Departures from the paper",
+    "## What was measured",
+    "## References",
+)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_methods_page_is_of_one_form(name):
+    """In this order; a row for every field and a word on every column of its own."""
+    page = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
+    found = [line for line in page.splitlines() if line in SECTIONS]
+    assert found == list(SECTIONS)
+    module, record, _ = METHODS[name]
+    fields = dataclasses.fields(getattr(importlib.import_module(module), record))
+    assert [f.name for f in fields if f"`{f.name}" not in page] == []
+    assert "surefoot train" in page
+
+
+def test_every_public_name_is_documented(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "site")
+    public = importlib.import_module("public")
+    assert sorted(public.homes()) == sorted(surefoot.__all__) and public.undocumented() == []
+    assert all(f"::: surefoot.{m}.{n}" in public.page() for n, m in public.homes().items())
+    bare = "class A:\n    'a'\n    x: int = 0\n    def f(self): ...\n"
+    assert public.lacking(ast.parse(bare).body[0]) == [".x", ".f"]
 
 
 REPORTS = [

@@ -23,9 +23,9 @@ from surefoot.envs.gymnasium import InProcessEnvs, VectorEnvs
 from surefoot.envs.gymnax import GymnaxEnv
 from surefoot.networks import Networks
 from surefoot.normalize import RunningStats
+from surefoot.rewards import scale_rewards
 from surefoot.rollouts.device import collect
 from surefoot.rollouts.host import HostCollector
-from surefoot.train import scale_rewards
 
 N, ROLLOUTS, GAMMA, LAM = 3, 4, 0.9, 0.8
 MODE = gymnasium.vector.AutoresetMode
@@ -294,7 +294,7 @@ def test_reward_scaling_counts_steps_only(suite, x64):
     stats, trace = RunningStats.empty(()), np.zeros(N)
     scale = jax.jit(scale_rewards, static_argnums=3)
     for seen in rollouts_of(suite, "mixed", 7, 6):
-        scaled, stats, trace = scale(seen.rollout, stats, trace, GAMMA)
+        scaled, stats, trace, _ = scale(seen.rollout, stats, trace, GAMMA)
         real = seen.expected.real
         np.testing.assert_allclose(
             np.asarray(scaled.reward)[real], seen.expected.scaled[real], rtol=1e-5

@@ -20,6 +20,7 @@ ROWS = [
         "projection",
         "value",
         "advantages",
+        "rewards",
         "surrogates",
         "measure",
         "divergences",

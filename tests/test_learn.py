@@ -18,8 +18,9 @@ from surefoot.methods.npg import NPG
 from surefoot.methods.ppo import PPO
 from surefoot.methods.trpo import TRPO
 from surefoot.normalize import RunningStats, moments
+from surefoot.rewards import scale_rewards
 from surefoot.sgd import SGD
-from surefoot.train import Algorithm, init_state, learn_jit, scale_rewards
+from surefoot.train import Algorithm, init_state, learn_jit
 from surefoot.types import Rollout
 from surefoot.value import EntropyBonus, SharedValue, ValueFit
 
@@ -206,7 +207,7 @@ def test_rewards_are_scaled_by_the_running_return():
     r, gamma = rollout(), 0.9
     r = dataclasses.replace(r, reward=jnp.where(r.mask, r.reward, 0.0))
     ts = start("trpo")
-    scaled, stats, trace = jax.jit(scale_rewards, static_argnums=3)(
+    scaled, stats, trace, spikes = jax.jit(scale_rewards, static_argnums=3)(
         r, ts.return_stats, jnp.asarray([2.0, -1.0]), gamma
     )
     reward, ended, mask = (np.asarray(x, np.float64) for x in (r.reward, r.terminated, r.mask))
@@ -216,6 +217,7 @@ def test_rewards_are_scaled_by_the_running_return():
         all_returns.append(running.copy())
         running = np.where(ended[t] > 0, 0, running)
     counted = np.stack(all_returns)[mask > 0]
+    assert int(spikes) == 0
     np.testing.assert_allclose(trace, running, rtol=1e-5)
     np.testing.assert_allclose([stats.mean, stats.var], [counted.mean(), counted.var()], rtol=1e-4)
     want = np.clip(reward / np.sqrt(counted.var() + 1e-8), -10, 10)

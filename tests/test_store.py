@@ -168,6 +168,7 @@ def hashed(**changes):
 def test_the_hash_is_of_what_changes_a_run():
     base = hashed()
     assert hashed(seed=7) == hashed(preset="ppo-cartpole") == hashed(keep_checkpoints=9) == base
+    assert hashed(certify_every=1) == base
     changed = [
         hashed(steps=2000),
         hashed(env="jax:Pendulum-v1"),

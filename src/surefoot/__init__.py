@@ -4,6 +4,8 @@ surefoot` is quick."""
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -113,10 +115,19 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # A submodule of the same name (build, evaluate) may have been imported before: the function is
-    # what is meant.
     if name not in _HOMES:
         raise AttributeError(f"module 'surefoot' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"surefoot.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """Modules that are named like what they hold (build, evaluate) do not take its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

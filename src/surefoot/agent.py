@@ -53,6 +53,7 @@ class TrustReport:
     max_kl: float | None
     """The bound, 1 for `projection`, which is about a share; None where nothing is promised."""
     kl_mean: tuple[float, ...]
+    """The mean over states of each update."""
     kl_max: tuple[float, ...]
     """The worst state of each update."""
     violations: int

@@ -74,7 +74,7 @@ class Config(Generic[M, V]):
     clipped to 10."""
     normalize_reward: bool = True
     """Whether rewards are divided by the running deviation of the discounted return, clipped to
-    10."""
+    10, single spikes kept out of it."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     networks: Networks = Networks()

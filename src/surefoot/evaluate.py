@@ -24,9 +24,13 @@ class Score:
     """Returns of evaluation episodes, and how they were obtained."""
 
     env: str
+    """The environment's id."""
     deterministic: bool
+    """Whether the most likely action was taken, or one drawn."""
     returns: tuple[float, ...]
+    """Undiscounted return of every episode, raw rewards."""
     lengths: tuple[int, ...]
+    """Steps of every episode."""
 
     @property
     def mean(self) -> float:

@@ -38,6 +38,7 @@ class Clipped:
     """min(r A, clip(r, 1 - clip, 1 + clip) A) (Schulman et al., 2017, eq. 7)."""
 
     clip: float = 0.2
+    """Half-width of the interval of ratios."""
 
     def __post_init__(self) -> None:
         check_number(self, "clip", low=0, open_low=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from surefoot.advantages import GAE, discounted
+from surefoot.advantages import GAE
 from surefoot.checks import UsageError
 from surefoot.curvature import all_finite, tree_where
 from surefoot.measure import measure, projection_share
 from surefoot.networks import Networks
-from surefoot.normalize import VAR_EPS, RunningStats, moments
+from surefoot.normalize import RunningStats
+from surefoot.rewards import scale_rewards
 from surefoot.types import Array, Batch, EnvSpec, Info, Key, PolicyUpdate, Rollout
 from surefoot.value import EntropyBonus, SharedValue, ValueFit
 
-REWARD_CLIP = 10.0
 TRACES = {"learn": 0}
 """How often `learn` was traced in this process: a run traces it once, and a test counts."""
 
@@ -64,9 +63,13 @@ class Algorithm:
     penalised."""
 
     method: PolicyUpdate
+    """How the policy moves."""
     value: ValueFit | SharedValue = ValueFit()
+    """How the critic is fitted."""
     advantage: GAE = GAE()
+    """How advantages and value targets are made of a rollout."""
     penalties: tuple[EntropyBonus, ...] = ()
+    """What is subtracted from the method's objective beside a shared value loss."""
 
     def __post_init__(self) -> None:
         if isinstance(self.value, SharedValue) and not getattr(self.method, "first_order", False):
@@ -124,25 +127,6 @@ def _init_states_impl(algo: Algorithm, policy: Any, critic: Any, key: Key) -> tu
 _init_states = jax.jit(_init_states_impl, static_argnames="algo")
 
 
-def scale_rewards(
-    rollout: Rollout, stats: RunningStats, trace: Array, gamma: float
-) -> tuple[Rollout, RunningStats, Array]:
-    """Rewards divided by the deviation of the running discounted return, clipped to +-10.
-
-    One constant serves the whole rollout; it already counts this rollout's returns. Rows that are
-    only resets neither count nor touch the trace, which starts again at zero after an end.
-    """
-    ended = rollout.terminated | rollout.truncated
-    # trace[t] = reward[t] + gamma * trace[t-1], forgotten after an end: the end at t-1 cuts row t.
-    before = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
-    rate = jnp.where(before, 0.0, gamma)
-    returns = discounted(rate, jnp.where(rollout.mask, rollout.reward, 0), trace)
-    stats = stats.merge(moments(returns, rollout.mask))
-    scaled = jnp.clip(rollout.reward / jnp.sqrt(stats.var + VAR_EPS), -REWARD_CLIP, REWARD_CLIP)
-    trace = jnp.where(ended[-1], 0, returns[-1])
-    return dataclasses.replace(rollout, reward=scaled), stats, trace
-
-
 def kl_drift(
     batch: Batch, policy: Any, before: RunningStats | None, after: RunningStats | None
 ) -> Array:
@@ -166,9 +150,9 @@ def learn(
     """
     TRACES["learn"] += 1
     key, k_policy, k_value = jax.random.split(ts.key, 3)
-    return_stats, trace = ts.return_stats, ts.return_trace
+    return_stats, trace, spikes = ts.return_stats, ts.return_trace, jnp.zeros((), jnp.int32)
     if return_stats is not None:
-        rollout, return_stats, trace = scale_rewards(
+        rollout, return_stats, trace, spikes = scale_rewards(
             rollout, return_stats, trace, algo.advantage.gamma
         )
         # A reward that is not finite spoils this update, not every one after it.
@@ -194,7 +178,8 @@ def learn(
     report = measure(batch, policy) | info | {f"value_{k}": v for k, v in value_info.items()}
     if algo.method.promise == "projection":
         report["projection_share"] = projection_share(algo.method, batch, policy, report)
-    report |= {"update_skipped": ~sound, "value_skipped": ~fitted, "rows": jnp.sum(rollout.mask)}
+    report |= {"update_skipped": ~sound, "value_skipped": ~fitted, "reward_spikes": spikes}
+    report["rows"] = jnp.sum(rollout.mask)
     obs_stats = ts.obs_stats
     if obs_stats is not None and seen is not None:
         obs_stats = tree_where(all_finite(seen), obs_stats.merge(seen), obs_stats)

@@ -22,7 +22,7 @@ from surefoot.runs import LOCK, Busy, finished, owner
 LEARNING_EPOCH = 4
 """Number of entries under *Learning* in the changelog: results of another epoch do not count."""
 
-WITHOUT_EFFECT = ("seed", "preset", "keep_checkpoints")
+WITHOUT_EFFECT = ("seed", "preset", "keep_checkpoints", "certify_every")
 """Settings that do not tell two cells apart: they change no bit of a run, or are its seed."""
 
 DEVICE_SUITES = ("jax", "gymnax", "probe")
