@@ -57,7 +57,7 @@ def run(method, pi, batch, state=None, penalty=no_penalty):
     return jax.jit(lambda p, s, b: method.update(p, s, b, KEY, penalty=penalty))(pi, state, batch)
 
 
-@pytest.mark.parametrize("kind", some(["gaussian", "gaussian_state"], tiny.KINDS))
+@pytest.mark.parametrize("kind", some([], tiny.KINDS))
 def test_trpl_steps(x64, kind):
     """Four Adam steps, the last of them well outside of both bounds, and the deviations set; the
     gradient of the reference comes from differences of a loss that solves for every multiplier."""
@@ -277,7 +277,7 @@ def mean_kl(pi, batch):
     return float(batch.mean(batch.old.kl(pi(batch.obs))))
 
 
-@pytest.mark.parametrize("kind", some(["gaussian"], ["gaussian", "categorical", "gaussian_full"]))
+@pytest.mark.parametrize("kind", some([], ["gaussian", "categorical", "gaussian_full"]))
 def test_papi_moves_the_last_layer_back(x64, kind):
     """The layers below went the first of shrink^k that is inside under the old last layer; the last
     one went as far as it can."""
