@@ -26,6 +26,7 @@ ROWS = [
         "divergences",
         "repair",
     ],
+    ["exact"],
     ["wrappers"],
     ["methods"],
     ["envs"],
