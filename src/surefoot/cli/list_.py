@@ -67,6 +67,7 @@ def environments() -> list[dict[str, Any]]:
     """Ids of every suite, with what is missing said in its place."""
     import gymnasium
 
+    import surefoot.envs.textbook  # noqa: F401 (registers its environments)
     from surefoot.envs import _check_extra  # pyright: ignore[reportPrivateUsage] (one package)
     from surefoot.envs.classic import JAX_ENVS
     from surefoot.envs.probes import PROBES

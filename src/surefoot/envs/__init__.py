@@ -183,6 +183,8 @@ def gymnasium_maker(env_id: str, **options: Any) -> Callable[[], Any]:
         if not installed("minigrid"):
             raise missing("minigrid", env_id)
         importlib.import_module("minigrid")
+    if not module and plain.startswith("surefoot/"):
+        importlib.import_module("surefoot.envs.textbook")
     if not module and plain not in gymnasium.registry:
         raise UsageError(
             f"no environment is called {env_id!r}{nearest(env_id, gymnasium.registry)}"
