@@ -14,7 +14,9 @@ BLUE, RED, GREEN, GREY, YELLOW = "#1b6ca8", "#c8553d", "#588157", "#888888", "#d
 
 
 def text(x: Any) -> str:
-    """A cell: numbers with six digits."""
+    """A cell: numbers with six digits, nothing where there is none."""
+    if isinstance(x, float) and x != x:
+        return ""
     return f"{float(x) + 0.0:.6g}" if isinstance(x, float) or hasattr(x, "dtype") else str(x)
 
 
