@@ -11,7 +11,7 @@ import pytest
 
 import tiny
 from surefoot.checks import UsageError
-from surefoot.surrogates import SURROGATES, Clipped, Importance, ratio
+from surefoot.surrogates import SURROGATES, Clipped, Importance, SelfNormalised, ratio
 
 
 def with_ratios(ratios, advantages):
@@ -67,6 +67,7 @@ def test_the_table_and_the_ranges():
     assert {name: record() for name, record in SURROGATES.items()} == {
         "importance": Importance(),
         "clipped": Clipped(),
+        "self_normalised": SelfNormalised(),
     }
     for clip in (0.0, -1.0, float("nan"), None, "0.2"):
         with pytest.raises(UsageError, match=r"Clipped\.clip is"):

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
         WassersteinMetric,
         project,
     )
+    from surefoot.rollouts.vine import Vine
     from surefoot.sgd import SGD
-    from surefoot.surrogates import Clipped, Importance
+    from surefoot.surrogates import Clipped, Importance, SelfNormalised
     from surefoot.train import Algorithm
     from surefoot.value import EntropyBonus, SharedValue, ValueFit
     from surefoot.wrappers.fixup import Fixup
@@ -66,9 +67,11 @@ _HOMES = {
     "LinearEntropy": "projection",
     "WassersteinMetric": "projection",
     "project": "projection",
+    "Vine": "rollouts.vine",
     "SGD": "sgd",
     "Clipped": "surrogates",
     "Importance": "surrogates",
+    "SelfNormalised": "surrogates",
     "Algorithm": "train",
     "EntropyBonus": "value",
     "SharedValue": "value",
@@ -102,10 +105,12 @@ __all__ = [
     "MeanState",
     "Networks",
     "Score",
+    "SelfNormalised",
     "SharedValue",
     "TrustReport",
     "UsageError",
     "ValueFit",
+    "Vine",
     "WassersteinMetric",
     "WorstState",
     "build",

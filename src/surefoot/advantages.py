@@ -120,3 +120,58 @@ class GAE:
         # under "minibatch" therefore see the batch's own scale, and minibatch methods the
         # minibatch's.
         return eqx.tree_at(lambda b: b.advantage, batch, standardize(batch, batch.advantage))
+
+
+@dataclass(frozen=True)
+class VineQ:
+    """Q of every branch of a vine, less what the policy expects of its state.
+
+    Q is the branch's discounted return, with `bootstrap` and where the environment did not end it
+    plus gamma^length V of its last state. The baseline of a state, which is also the target its
+    value is fitted to, is sum_k w_k Q_k / sum_k w_k with w = old(a|s) / q(a|s): the plain mean
+    where the policy chose the first actions.
+    """
+
+    gamma: float = 0.99
+    """Discount; returns of branches are discounted by it already."""
+    bootstrap: bool = False
+    """Whether branches that were cut go on with V of their last state."""
+    normalize: Literal["batch", "minibatch", "none"] = "batch"
+    """As in `GAE`; TRPO and NPG do not depend on it."""
+
+    def __post_init__(self) -> None:
+        check_number(self, "gamma", low=0, high=1)
+        allowed = ", ".join(NORMALIZATIONS)
+        require(self.normalize in NORMALIZATIONS, self, "normalize", self.normalize, allowed)
+
+    def __call__(
+        self, rollout: Rollout, policy: Any, value: Callable[[Any], Array], progress: Array
+    ) -> Batch:
+        """Rows k N + n for branch k of state n."""
+        q = rollout.reward
+        if self.bootstrap:
+            later = self.gamma**rollout.steps * value(rollout.final_obs)
+            q = q + jnp.where(rollout.terminated, 0, later)
+        flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+        obs, action, mask = flat(rollout.obs[:-1]), flat(rollout.action), flat(rollout.mask)
+        old = jax.lax.stop_gradient(policy(obs))
+        likely = old.log_prob(action)
+        chosen = likely if rollout.log_prob is None else flat(rollout.log_prob)
+        weight = jax.nn.softmax(jnp.where(mask, likely - chosen, 0).reshape(q.shape), axis=0)
+        mean = jnp.broadcast_to(jnp.sum(weight * q, axis=0), q.shape)
+        batch = Batch(
+            obs=obs,
+            action=action,
+            log_prob=chosen,
+            old=old,
+            advantage=flat(q - mean),
+            value_target=flat(mean),
+            value=value(obs),
+            mask=mask,
+            progress=progress,
+            standardize_minibatch=self.normalize == "minibatch",
+            branches=q.shape[0],
+        )
+        if self.normalize == "none":
+            return batch
+        return eqx.tree_at(lambda b: b.advantage, batch, standardize(batch, batch.advantage))

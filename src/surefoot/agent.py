@@ -23,6 +23,7 @@ from surefoot.normalize import HostNormalizer, RunningStats
 from surefoot.presets import choose
 from surefoot.provenance import write_config
 from surefoot.rollouts.host import Episode, act, draw_noise, host_actor
+from surefoot.rollouts.vine import Vine
 from surefoot.sinks import Sink, Update
 from surefoot.train import TrainState
 from surefoot.types import PROMISES, EnvSpec, PolicyUpdate, bound_of
@@ -107,6 +108,7 @@ class Agent:
         entropy_coef: float | None = None,
         networks: Networks | None = None,
         value: ValueFit | SharedValue | None = None,
+        vine: Vine | None = None,
         preset: str | None = None,
         config: Config[Any, Any] | None = None,
     ) -> None:
@@ -120,6 +122,7 @@ class Agent:
             entropy_coef=entropy_coef,
             networks=networks,
             value=value,
+            vine=vine,
         )
         self.env_source = env
         config = _settle(
@@ -270,7 +273,7 @@ class Agent:
     def due(self, since: int) -> bool:
         """Whether a checkpoint is due, the last one having been at `since` environment steps: the
         next rollout could pass the interval."""
-        return self.env_steps + self.config.rows > since + self.checkpoint_every
+        return self.env_steps + self.config.steps_an_update > since + self.checkpoint_every
 
     def _iterate(self, sinks: Sequence[Sink], start: float) -> bool:
         before = time.perf_counter()

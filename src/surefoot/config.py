@@ -11,13 +11,14 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from surefoot.advantages import GAE, NORMALIZATIONS
+from surefoot.advantages import GAE, NORMALIZATIONS, VineQ
 from surefoot.checks import UsageError, check_count, check_number, require
 from surefoot.divergences import DIVERGENCES, STATISTICS, Divergence, Statistic
 from surefoot.envs import nearest
 from surefoot.methods import METHODS
 from surefoot.networks import Networks
 from surefoot.projection import ENTROPIES, METRICS, EntropyControl, Metric
+from surefoot.rollouts.vine import Vine
 from surefoot.sgd import SGD
 from surefoot.surrogates import SURROGATES, Surrogate
 from surefoot.train import Algorithm
@@ -79,6 +80,8 @@ class Config(Generic[M, V]):
     """Weight of the entropy bonus."""
     networks: Networks = Networks()
     """The shape of policy and critic."""
+    vine: Vine = Vine()
+    """TRPO's vine procedure: how many states are branched from, and how."""
     checkpoint_every: int | None = None
     """Environment steps between checkpoints; none: 100 000, on the device 500 000, and with
     EnvPool, where a checkpoint begins new episodes, ten episodes of every environment."""
@@ -117,6 +120,7 @@ class Config(Generic[M, V]):
             self.networks.shared_layers,
             "at least 1 with value SharedValue, 0 with value ValueFit (--value shared or fit)",
         )
+        self._check_vine()
         for sgd in sgd_records(self):
             require(
                 sgd.minibatches <= self.rows,
@@ -133,22 +137,46 @@ class Config(Generic[M, V]):
         """Steps of every environment an update."""
         return self.num_steps or -(-self.batch // self.num_envs)
 
+    def _check_vine(self) -> None:
+        if not self.vine.states:
+            return
+        trunk = self.rollout_steps * self.num_envs
+        allowed = f"at most {trunk}, the rows of the trunk"
+        require(self.vine.states <= trunk, self.vine, "states", self.vine.states, allowed)
+        why = "False with a vine, whose rows are whole returns"
+        require(not self.normalize_reward, self, "normalize_reward", True, why)
+        first = getattr(self.method, "first_order", False)
+        name = type(self.method).__name__
+        require(not first, self, "method", name, "methods of whole batches with a vine: TRPO, NPG")
+
     @property
     def rows(self) -> int:
-        """Rows of an update; those that are only resets count here and not as environment steps."""
-        return self.rollout_steps * self.num_envs
+        """Rows of an update; those that are only resets count here and not as environment steps. Of
+        a vine: its branches, at most."""
+        return self.vine.rows or self.rollout_steps * self.num_envs
+
+    @property
+    def steps_an_update(self) -> int:
+        """Environment steps of an update, if no row is only a reset and, of a vine, every branch
+        goes on to its horizon."""
+        return self.rollout_steps * self.num_envs + self.vine.most
 
     @property
     def updates(self) -> int:
-        """Updates that reach `steps` if no row is only a reset; schedules run over this number."""
-        return -(-self.steps // self.rows)
+        """Updates that reach `steps` at `steps_an_update`; schedules run over this number."""
+        return -(-self.steps // self.steps_an_update)
 
     @property
     def algorithm(self) -> Algorithm:
         """What `learn` is compiled for."""
         penalties = (EntropyBonus(self.entropy_coef),) if self.entropy_coef else ()
-        advantage = GAE(self.gamma, self.lam, self.normalize_advantage)
-        return Algorithm(self.method, self.value, advantage, penalties)
+        scope = self.normalize_advantage
+        advantage: GAE | VineQ = (
+            VineQ(self.gamma, self.vine.bootstrap, scope)
+            if self.vine.states
+            else GAE(self.gamma, self.lam, scope)
+        )
+        return Algorithm(self.method, self.value, advantage, penalties, self.vine)
 
 
 def sgd_records(record: Any) -> list[SGD]:
@@ -183,7 +211,7 @@ def method_name(method: Any) -> str:
 
 
 def _kinds() -> dict[str, type[Any]]:
-    own = [ValueFit, SharedValue, SGD, Networks]
+    own = [ValueFit, SharedValue, SGD, Networks, Vine]
     own += [part for table in PARTS.values() for part in table.values()]
     own += [method_class(name) for name in METHODS]
     own += [getattr(importlib.import_module(WRAPPERS[name]), name) for name in WRAPPERS]

@@ -19,8 +19,10 @@ from surefoot.checks import EnvironmentFault
 from surefoot.config import Config
 from surefoot.envs.device import DeviceEnv, EnvState
 from surefoot.normalize import host_moments
+from surefoot.rollouts.branches import VineCollector
 from surefoot.rollouts.device import Finished, collect
 from surefoot.rollouts.host import Episode, HostCollector
+from surefoot.rollouts.vine import collect_vine
 from surefoot.train import Algorithm, TrainState, init_state, learn, learn_jit
 from surefoot.types import Rollout
 
@@ -112,6 +114,8 @@ class HostLoop:
         self.env = env
         self.rollout: Any = None
         self.level, self.words = env.resume_level()
+        vine, gamma = self.algorithm.vine, self.algorithm.advantage.gamma
+        self.vine = VineCollector(self.collector, vine, gamma) if vine.states else None
 
     def prove(self) -> None:
         """Try on scratch copies whether environments come back exactly; the level falls to
@@ -169,26 +173,17 @@ class HostLoop:
     def fingerprint(self, ts: TrainState) -> str:
         """SHA-256 of what this machine's compiled update makes of `ts` and a rollout of noise in
         the run's own shapes."""
-        c = self.collector
-        rng = np.random.default_rng(0)
-        noise = lambda shape: rng.standard_normal(shape, np.float32)  # noqa: E731
-        obs, reward = noise(c.obs.shape), noise(c.reward.shape)
-        action = (
-            rng.integers(0, c.env.spec.action_dim, c.action.shape, np.int32)
-            if c.env.spec.discrete
-            else noise(c.action.shape)
-        )
-        no, yes = np.zeros(c.mask.shape, bool), np.ones(c.mask.shape, bool)
-        final = None if c.final_obs is None else obs[1:].copy()
-        rollout = Rollout(obs, action, reward, no, no, yes, final)  # pyright: ignore[reportArgumentType]
-        seen = None if ts.obs_stats is None else host_moments(obs[:-1].astype(np.float64), yes)
+        rollout = (self.vine or self.collector).example()
+        obs, mask = np.asarray(rollout.obs[:-1], np.float64), np.asarray(rollout.mask)
+        seen = None if ts.obs_stats is None else host_moments(obs, mask)
         return digest(tree_to_arrays(learn_jit(self.algorithm, ts, rollout, seen)[0]))
 
     def iterate(self, ts: TrainState) -> tuple[TrainState, Outcome]:
         """One rollout and one update. Raises `EnvironmentFault` where the environment fails; `ts`
         is then the last state."""
         start = time.perf_counter()
-        rollout, seen, episodes = self.collector.collect(ts.policy, ts.obs_stats, int(ts.update))
+        collector = self.vine or self.collector
+        rollout, seen, episodes = collector.collect(ts.policy, ts.obs_stats, int(ts.update))
         self.rollout, collected = rollout, time.perf_counter()
         ts, report = learn_jit(self.algorithm, ts, rollout, seen)
         report = plain(jax.device_get(report))
@@ -200,6 +195,8 @@ class HostLoop:
     def close(self) -> None:
         """Close the environments."""
         self.collector.env.close()
+        if self.vine is not None:
+            self.vine.close()
 
 
 def iteration(
@@ -207,8 +204,11 @@ def iteration(
 ) -> tuple[TrainState, EnvState, dict[str, Any], Finished, Rollout]:
     """Collect and learn, as one pure function of training state and environment state."""
     key, k_collect = jax.random.split(ts.key)
-    state, rollout, seen, finished = collect(
-        env, ts.policy, ts.obs_stats, state, k_collect, num_steps
+    here = (ts.policy, ts.obs_stats, state, k_collect, num_steps)
+    state, rollout, seen, finished = (
+        collect_vine(env, algo.vine, algo.advantage.gamma, *here)
+        if algo.vine.states
+        else collect(env, *here)
     )
     ts = TrainState(**{f: getattr(ts, f) for f in ts.__dataclass_fields__} | {"key": key})
     ts, report = learn(algo, ts, rollout, seen)
@@ -271,15 +271,14 @@ class DeviceLoop:
             raise EnvironmentFault(
                 f"a reward or observation is not finite in environment {i} of {name} at step {step}"
             )
-        self.steps += self.num_steps * self.env.spec.num_envs
+        rows = int(report.pop("rows"))
+        self.steps += rows
         where = np.argwhere(finished.ended)
         episodes = [
             Episode(float(finished.episode_return[t, i]), int(finished.length[t, i]))
             for t, i in where
         ]
-        return new, Outcome(
-            report, episodes, int(report.pop("rows")), 0.0, time.perf_counter() - start
-        )
+        return new, Outcome(report, episodes, rows, 0.0, time.perf_counter() - start)
 
     def close(self) -> None:
         """Nothing to close."""

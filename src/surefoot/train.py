@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from surefoot.advantages import GAE
+from surefoot.advantages import GAE, VineQ
 from surefoot.checks import UsageError
 from surefoot.curvature import all_finite, tree_where
 from surefoot.measure import measure, projection_share
 from surefoot.networks import Networks
 from surefoot.normalize import RunningStats
 from surefoot.rewards import scale_rewards
+from surefoot.rollouts.vine import Vine
 from surefoot.types import Array, Batch, EnvSpec, Info, Key, PolicyUpdate, Rollout
 from surefoot.value import EntropyBonus, SharedValue, ValueFit
 
@@ -66,10 +67,12 @@ class Algorithm:
     """How the policy moves."""
     value: ValueFit | SharedValue = ValueFit()
     """How the critic is fitted."""
-    advantage: GAE = GAE()
+    advantage: GAE | VineQ = GAE()
     """How advantages and value targets are made of a rollout."""
     penalties: tuple[EntropyBonus, ...] = ()
     """What is subtracted from the method's objective beside a shared value loss."""
+    vine: Vine = Vine()
+    """How states are branched from; `advantage` is `VineQ` where they are."""
 
     def __post_init__(self) -> None:
         if isinstance(self.value, SharedValue) and not getattr(self.method, "first_order", False):
@@ -179,7 +182,7 @@ def learn(
     if algo.method.promise == "projection":
         report["projection_share"] = projection_share(algo.method, batch, policy, report)
     report |= {"update_skipped": ~sound, "value_skipped": ~fitted, "reward_spikes": spikes}
-    report["rows"] = jnp.sum(rollout.mask)
+    report["rows"] = rollout.env_steps()
     obs_stats = ts.obs_stats
     if obs_stats is not None and seen is not None:
         obs_stats = tree_where(all_finite(seen), obs_stats.merge(seen), obs_stats)

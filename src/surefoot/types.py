@@ -105,8 +105,17 @@ class Rollout(eqx.Module):
     mask: Bool[Array, "T N"]
     final_obs: Any = None
     log_prob: Any = None
-    """Behaviour log-probability [T, N], only where actors may lag; None means: the policy handed to
-    `learn` acted."""
+    """Behaviour log-probability [T, N], where another distribution than the policy handed to
+    `learn` chose the actions; None means: it did."""
+    steps: Any = None
+    """Environment steps behind each row [T, N], where those are not one: branches of a vine, whose
+    reward is their discounted return."""
+    spent: Any = None
+    """Environment steps it took in all, where those are not the rows that count."""
+
+    def env_steps(self) -> Array:
+        """Environment steps it took."""
+        return jnp.sum(self.mask) if self.spent is None else self.spent
 
 
 class Batch(eqx.Module):
@@ -127,6 +136,9 @@ class Batch(eqx.Module):
     """Share of training done, 0 to 1; every schedule reads this."""
     standardize_minibatch: bool = eqx.field(static=True, default=False)
     """Whether `minibatch` standardises the advantage again over the rows it takes."""
+    branches: int = eqx.field(static=True, default=1)
+    """Rows of each state: row r is a branch of state r mod (M / branches). Rows that were taken
+    apart (`take`) are states of their own."""
 
     def mean(self, x: Array) -> Array:
         """Mean over the rows that count. The only mean in the library."""

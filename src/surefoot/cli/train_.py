@@ -176,10 +176,17 @@ def plan(config: Any, spec: Any) -> str:
     preset = f"preset {config.preset}" if config.preset != "none" else "no preset"
     return (
         f"{method_name(config.method)} · {config.env} · seed {config.seed} · {preset} · "
-        f"{config.updates} updates of {config.rows} {rows} "
+        f"{config.updates} updates of {config.steps_an_update} {rows} "
         f"reach {steps_text(config.steps)} steps · "
-        f"{config.num_envs} environments x {config.rollout_steps}"
+        f"{config.num_envs} environments x {config.rollout_steps}{branches(config.vine)}"
     )
+
+
+def branches(vine: Any) -> str:
+    """The branches of an update, or nothing."""
+    if not vine.states:
+        return ""
+    return f" + {vine.states} states x {vine.branches} branches x at most {vine.horizon}"
 
 
 def folder_for(config: Any, run_dir: Path | None) -> Path:

@@ -97,6 +97,13 @@ class InProcessEnvs:
         """Let the next step be a reset of every environment."""
         self._ended = np.ones_like(self._ended)
 
+    def snap(self, i: int) -> snapshot.Captured | None:
+        """Environment i as it is between two steps; None where its next step is only a reset.
+
+        Raises `EnvironmentFault` where something cannot be saved.
+        """
+        return None if self._ended[i] else snapshot.capture([self._run[i]], self.spec.id)
+
     def resume_level(self, prove: bool = False) -> snapshot.Level:
         """How these environments can be resumed, and a few words for it.
 

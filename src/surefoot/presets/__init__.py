@@ -36,8 +36,9 @@ def all_presets() -> list[Preset]:
     from surefoot.presets.classic import CLASSIC
     from surefoot.presets.mujoco import MUJOCO
     from surefoot.presets.shared import SHARED
+    from surefoot.presets.vine import VINE
 
-    return [*CLASSIC, *MUJOCO, *SHARED]
+    return [*CLASSIC, *MUJOCO, *SHARED, *VINE]
 
 
 def choose(method: str, env: str, name: str | None = None) -> Config[Any, Any]:

@@ -40,6 +40,19 @@ def collect(
 ) -> tuple[EnvState, Rollout, RunningStats | None, Finished]:
     """`num_steps` steps of every environment with the policy, observations normalised with frozen
     statistics."""
+    return trunk(env, policy, stats, state, key, num_steps, keep=False)[:4]
+
+
+def trunk(
+    env: DeviceEnv,
+    policy: Any,
+    stats: RunningStats | None,
+    state: EnvState,
+    key: Key,
+    num_steps: int,
+    keep: bool = True,
+) -> tuple[EnvState, Rollout, RunningStats | None, Finished, EnvState | None]:
+    """As `collect`, and with `keep` the states it acted in, [T, N, ...]."""
     normalize = (lambda x: x) if stats is None else stats.normalize
 
     def step(state: EnvState, key: Key) -> tuple[EnvState, tuple[Any, ...]]:
@@ -52,11 +65,13 @@ def collect(
             jnp.isfinite(out.obs) & jnp.isfinite(final), axis=-1
         )
         ends = (out.terminated, out.truncated, out.mask)
-        return nxt, (state.obs, action, out.reward, *ends, final, total, length, finite)
+        row = (state.obs, action, out.reward, *ends, final, total, length, finite)
+        return nxt, (row, state if keep else None)
 
-    state, rows = jax.lax.scan(step, state, jax.random.split(key, num_steps))
+    state, (rows, visited) = jax.lax.scan(step, state, jax.random.split(key, num_steps))
     obs, action, reward, terminated, truncated, mask, final_obs, total, length, finite = rows
     seen = None if stats is None else moments(obs, mask)
     every = normalize(jnp.concatenate([obs, state.obs[None]]))
     rollout = Rollout(every, action, reward, terminated, truncated, mask, normalize(final_obs))
-    return state, rollout, seen, Finished(terminated | truncated, total, length, finite)
+    finished = Finished(terminated | truncated, total, length, finite)
+    return state, rollout, seen, finished, visited

@@ -236,13 +236,18 @@ class HostCollector:
         self.running_length = np.zeros(self.env.spec.num_envs, np.int64)
 
     def collect(
-        self, policy: Any, stats: RunningStats | None, update: int
+        self,
+        policy: Any,
+        stats: RunningStats | None,
+        update: int,
+        visit: Callable[[int], None] | None = None,
     ) -> tuple[Rollout, RunningStats | None, list[Episode]]:
         """`num_steps` steps with the policy; rollout, moments of the raw observations, and episodes
         that ended.
 
-        Noise depends on the run's seed and the number of the update alone. Raises
-        `EnvironmentFault` where an environment raises or says something that is not finite.
+        `visit(t)` is called before step t. Noise depends on the run's seed and the number of the
+        update alone. Raises `EnvironmentFault` where an environment raises or says something that
+        is not finite.
         """
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 2, update])))
         noise = draw_noise(rng, self.env.spec, self.num_steps)
@@ -258,6 +263,8 @@ class HostCollector:
         normalize(raw[0], obs[0])
         with np.errstate(invalid="ignore"):  # what is not finite is found, and named, by `_check`
             for t in range(self.num_steps):
+                if visit is not None:
+                    visit(t)
                 action = act(actor, obs[t], noise[t])
                 self.action[t] = action
                 step = self._step(action, t)
@@ -331,3 +338,17 @@ class HostCollector:
                 out.append(Episode(float(ret[i]), int(length[i])))
                 ret[i], length[i] = 0.0, 0
         return out
+
+    def example(self) -> Rollout:
+        """A rollout of noise in the shapes of `collect`."""
+        rng = np.random.default_rng(0)
+        noise = lambda shape: rng.standard_normal(shape, np.float32)  # noqa: E731
+        obs, reward = noise(self.obs.shape), noise(self.reward.shape)
+        action = (
+            rng.integers(0, self.env.spec.action_dim, self.action.shape, np.int32)
+            if self.env.spec.discrete
+            else noise(self.action.shape)
+        )
+        no, yes = np.zeros(self.mask.shape, bool), np.ones(self.mask.shape, bool)
+        final = None if self.final_obs is None else obs[1:].copy()
+        return Rollout(obs, action, reward, no, no, yes, final)  # pyright: ignore[reportArgumentType]
