@@ -1,7 +1,7 @@
 """TRPO's vine procedure against its single path: CartPole-v1 and Hopper-v5, one million simulator
 steps each (trunk and branches all counted), five seeds.
 
-    python benchmarks/vine.py [--envs CartPole-v1 Hopper-v5] [--ways vine single] [--seeds 0 1 2 3 4]
+    python benchmarks/vine.py [--envs CartPole-v1 Hopper-v5] [--ways vine single] [--seeds 0 1 ...]
                               [--steps 1_000_000] [--table]
 
 The vine runs are presets trpo-vine-cartpole and trpo-vine-mujoco, the single path is what
