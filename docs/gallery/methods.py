@@ -191,7 +191,8 @@ def draw(plt, table):
     whole.set(aspect="equal", ylim=(-0.05, 1.0))
     whole.axis("off")
     right.set(xlabel="mean", ylabel="log sigma", title=f"one Gaussian action, best at {BEST}")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=7)
+    marks = right.get_legend_handles_labels()
+    figure.legend(*marks, loc="outside lower center", ncols=6, fontsize=7)
     return figure
 
 
