@@ -23,6 +23,8 @@ ROWS = [
         "surrogates",
         "measure",
         "divergences",
+        "multipliers",
+        "ranges",
         "repair",
     ],
     ["wrappers"],

@@ -20,7 +20,6 @@ from reference.network import Net, complex_step
 from surefoot.checks import UsageError
 from surefoot.curvature import damped, gauss_newton, tree_dot
 from surefoot.methods import METHODS
-from surefoot.methods.fixpo import FixPO
 from surefoot.methods.npg import NPG
 from surefoot.methods.ppo import PPO
 from surefoot.methods.trpo import TRPO
@@ -343,7 +342,7 @@ def test_examples_in_docstrings(name):
     module = importlib.import_module(entry.module)
     found = doctest.testmod(module)
     assert found.failed == 0 and found.attempted >= 2
-    assert getattr(module, entry.record) in (TRPO, NPG, PPO, FixPO)
+    assert dataclasses.is_dataclass(getattr(module, entry.record))
 
 
 def test_within_has_a_margin_and_refuses_nan():

@@ -15,10 +15,25 @@ if TYPE_CHECKING:
     from surefoot.config import Config
     from surefoot.divergences import KLNewOld, KLOldNew, MeanState, WorstState
     from surefoot.evaluate import Score, evaluate
+    from surefoot.methods.discovered_po import DiscoveredPO
+    from surefoot.methods.espo import ESPO
     from surefoot.methods.fixpo import FixPO
+    from surefoot.methods.mdpo import MDPO
     from surefoot.methods.npg import NPG
     from surefoot.methods.ppo import PPO
+    from surefoot.methods.ppo_kl import PPOKL
+    from surefoot.methods.ppo_rb import PPORB
+    from surefoot.methods.spo import SPO
+    from surefoot.methods.spu import SPU
+    from surefoot.methods.tr_ppo import TRPPO
+    from surefoot.methods.trefree import TREFree
+    from surefoot.methods.trefree_free import TREFreeFree
+    from surefoot.methods.trefree_ratio import TREFreeRatio
+    from surefoot.methods.trgppo import TRGPPO
     from surefoot.methods.trpo import TRPO
+    from surefoot.methods.truly_ppo import TrulyPPO
+    from surefoot.methods.vmpo import VMPO
+    from surefoot.multipliers import FactorRule
     from surefoot.networks import Networks
     from surefoot.sgd import SGD
     from surefoot.surrogates import Clipped, Importance
@@ -42,9 +57,24 @@ _HOMES = {
     "Score": "evaluate",
     "evaluate": "evaluate",
     "FixPO": "methods.fixpo",
+    "PPOKL": "methods.ppo_kl",
+    "TREFree": "methods.trefree",
+    "TREFreeRatio": "methods.trefree_ratio",
+    "TREFreeFree": "methods.trefree_free",
+    "MDPO": "methods.mdpo",
+    "VMPO": "methods.vmpo",
+    "TRGPPO": "methods.trgppo",
+    "SPO": "methods.spo",
+    "ESPO": "methods.espo",
+    "TrulyPPO": "methods.truly_ppo",
+    "TRPPO": "methods.tr_ppo",
+    "PPORB": "methods.ppo_rb",
+    "SPU": "methods.spu",
+    "DiscoveredPO": "methods.discovered_po",
     "NPG": "methods.npg",
     "PPO": "methods.ppo",
     "TRPO": "methods.trpo",
+    "FactorRule": "multipliers",
     "Networks": "networks",
     "SGD": "sgd",
     "Clipped": "surrogates",
@@ -57,16 +87,27 @@ _HOMES = {
 }
 
 __all__ = [
+    "ESPO",
+    "MDPO",
     "NPG",
     "PPO",
+    "PPOKL",
+    "PPORB",
     "SGD",
+    "SPO",
+    "SPU",
+    "TRGPPO",
     "TRPO",
+    "TRPPO",
+    "VMPO",
     "Agent",
     "Algorithm",
     "Clipped",
     "Config",
+    "DiscoveredPO",
     "EntropyBonus",
     "EnvironmentFault",
+    "FactorRule",
     "FixPO",
     "Fixup",
     "Importance",
@@ -76,6 +117,10 @@ __all__ = [
     "Networks",
     "Score",
     "SharedValue",
+    "TREFree",
+    "TREFreeFree",
+    "TREFreeRatio",
+    "TrulyPPO",
     "TrustReport",
     "UsageError",
     "ValueFit",

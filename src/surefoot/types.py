@@ -127,6 +127,8 @@ class Batch(eqx.Module):
     """Share of training done, 0 to 1; every schedule reads this."""
     standardize_minibatch: bool = eqx.field(static=True, default=False)
     """Whether `minibatch` standardises the advantage again over the rows it takes."""
+    extra: Any = None
+    """Arrays [M, ...] of a method's own that travel with the rows; nobody else reads them."""
 
     def mean(self, x: Array) -> Array:
         """Mean over the rows that count. The only mean in the library."""
@@ -150,8 +152,8 @@ class Batch(eqx.Module):
             self.value,
             self.mask,
         )
-        taken = jax.tree.map(pick, fields)
-        return Batch(*taken, self.progress, self.standardize_minibatch)  # pyright: ignore[reportCallIssue] (a tuple of eight)
+        taken, extra = jax.tree.map(pick, (fields, self.extra))
+        return Batch(*taken, self.progress, self.standardize_minibatch, extra)  # pyright: ignore[reportCallIssue] (a tuple of eight)
 
     def minibatch(self, rows: Array) -> Batch:
         """`take`, with the advantage standardised over the rows taken where the batch asks for

@@ -17,7 +17,9 @@ import numpy as np
 CERTIFICATE, FORMAT, KEEP, BLOCK, WIDEST = "certificate.jsonl", 1, 32, 512, 65536
 AGREE, FLOOR = 1e-9, 1e-12  # relative, absolute: float64 KLs that libraries add in another order
 ROUNDING, GRAIN = 1e-2, 1e-6  # a float32 KL beside the float64 one
-PROMISES = {"TRPO": "mean_kl", "NPG": "none", "PPO": "none"}  # where the method alone decides
+UNPROMISING = "NPG PPO PPOKL TREFree TREFreeRatio TREFreeFree MDPO VMPO TRGPPO SPO ESPO TrulyPPO"
+UNPROMISING += " TRPPO PPORB SPU DiscoveredPO"
+PROMISES = {"TRPO": "mean_kl"} | dict.fromkeys(UNPROMISING.split(), "none")  # without its fields
 UNBOUNDED = ("none", "projection")  # nothing about the policy itself, whose kl_mean is shown
 COLUMNS = {"max_kl": "kl_max", "mean_reverse_kl": "kl_reverse", "max_reverse_kl": "kl_reverse_max"}
 ON_DEVICE = ("jax", "gymnax", "probe")

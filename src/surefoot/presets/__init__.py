@@ -34,10 +34,11 @@ class Preset:
 def all_presets() -> list[Preset]:
     """Every preset, the specific before the general."""
     from surefoot.presets.classic import CLASSIC
+    from surefoot.presets.first_order import FIRST_ORDER
     from surefoot.presets.mujoco import MUJOCO
     from surefoot.presets.shared import SHARED
 
-    return [*CLASSIC, *MUJOCO, *SHARED]
+    return [*CLASSIC, *MUJOCO, *FIRST_ORDER, *SHARED]
 
 
 def choose(method: str, env: str, name: str | None = None) -> Config[Any, Any]:
