@@ -204,16 +204,18 @@ def outcomes(name, kind):
     method, pi = TABLE[name].method, tiny.policy(kind)
     changed = {k: v[kind] if isinstance(v, dict) else v for k, v in numbers_of(name, kind).items()}
     base = {field: float(getattr(method, field)) for field in changed}
-    tried = [(*args, base) for args in cases(kind).values()]
-    tried += [(plain(kind), KEY, base | {field: x}) for field, x in changed.items()]
+    tried = [(*args, base, 0.0) for args in cases(kind).values()]
+    tried += [(plain(kind), KEY, base | {field: x}, 0.0) for field, x in changed.items()]
+    tried += [(plain(kind), KEY, base, coef) for coef in (1e3, -1e3)]
 
-    def update(batch, key, numbers):
+    def update(batch, key, numbers, coef):
         own = dataclasses.replace(method, **numbers)
-        new, after, info = own.update(pi, own.init(pi, KEY), batch, key)
+        bonus = EntropyBonus(coef)
+        new, after, info = own.update(pi, own.init(pi, KEY), batch, key, penalty=bonus)
         return new, after, info, measure(batch, new)
 
     many = jax.jit(jax.vmap(update))(*jax.tree.map(lambda *x: jnp.stack(x), *tried))
-    names = [*cases(kind), *changed]
+    names = [*cases(kind), *changed, "more entropy", "less entropy"]
     return {k: jax.tree.map(lambda x, i=i: x[i], many) for i, k in enumerate(names)}
 
 
@@ -420,6 +422,15 @@ def test_every_method_has_a_row_and_says_what_it_promises():
     assert records == {entry.record for entry in METHODS.values()} | set(WRAPPERS)
     for row in TABLE.values():
         assert row.method.promise == row.enforces and isinstance(row.method.first_order, bool)
+
+
+@pytest.mark.parametrize(("name", "kind"), [p for p in EVERY.args[1] if p.values[0] in BY_LANES])
+def test_a_penalty_enters_with_a_minus(name, kind):
+    """An entropy bonus so large that nothing else counts raises the entropy."""
+    got, batch = outcomes(name, kind), plain(kind)
+    before = float(batch.mean(batch.old.entropy()))
+    more, less = (float(got[f"{word} entropy"][3]["entropy"]) for word in ("more", "less"))
+    assert less + 1e-3 < before < more - 1e-3
 
 
 @pytest.mark.slow
