@@ -136,8 +136,6 @@ FAST = {
     ("fixup", "beta"),
     ("ppo_kl", "gaussian"),
     ("trefree", "categorical"),
-    ("vmpo", "gaussian"),
-    ("trgppo", "categorical"),
 }
 """Rows of every kind of method and both distributions for the quick run; `make test` goes through
 the whole table."""

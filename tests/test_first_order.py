@@ -124,16 +124,12 @@ def prepared(case, batch):
     return batch
 
 
-def losses(policy, batch):
-    """Loss and gradient of every case, in one program."""
-
-    def one(case):
-        mb = prepared(case, batch)
-        extra = () if case.beta is None else (jnp.asarray(case.beta, batch.advantage.dtype),)
-        loss = lambda p: -mb.mean(case.method.objective(p(mb.obs), mb, *extra)[0])
-        return jax.value_and_grad(loss)(policy)
-
-    return {name: one(case) for name, case in CASES.items()}
+def slope(case, policy, batch):
+    """Loss and gradient of a case."""
+    mb = prepared(case, batch)
+    extra = () if case.beta is None else (jnp.asarray(case.beta, batch.advantage.dtype),)
+    loss = lambda p: -mb.mean(case.method.objective(p(mb.obs), mb, *extra)[0])
+    return jax.value_and_grad(loss)(policy)
 
 
 FAR = {"categorical": 0.7, "gaussian": 0.25}
@@ -147,22 +143,22 @@ def away(kind):
     return jax.tree.map(lambda a, b: a + FAR[kind] * (b - a), pi, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_and_gradients(x64, kind):
+@pytest.mark.parametrize("name", CASES)
+def test_losses_and_gradients(x64, name, kind):
     """To 1e-10 in float64, and to 1e-5 of the largest entry in float32."""
-    _, batch, data = setting(kind)
-    net, old, new = net_of(kind), vector(tiny.policy(kind, dtype=np.float64)), away(kind)
-    theta = vector(new)
-    got = jax.jit(losses)(new, batch)
-    small = jax.jit(losses)(tiny.cast(new, np.float32), narrowed(batch))
-    for name, case in CASES.items():
-        args = (net, old, theta, data, case.formula, limits(name, net, old, data))
-        want, slope = by_hand.loss(*args, **case.settings), by_hand.gradient(*args, **case.settings)
-        np.testing.assert_allclose(got[name][0], want.real, atol=1e-10, err_msg=name)
-        np.testing.assert_allclose(vector(got[name][1]), slope, atol=1e-10, err_msg=name)
-        scale = 1e-5 * np.max(np.abs(slope))
-        np.testing.assert_allclose(small[name][0], want.real, rtol=1e-5, atol=1e-6, err_msg=name)
-        np.testing.assert_allclose(vector(small[name][1]), slope, atol=scale, err_msg=name)
+    case, (pi, batch, data), new = CASES[name], setting(kind), away(kind)
+    net, old, theta = net_of(kind), vector(pi), vector(new)
+    args = (net, old, theta, data, case.formula, limits(name, net, old, data))
+    want, g = by_hand.loss(*args, **case.settings), by_hand.gradient(*args, **case.settings)
+    run = jax.jit(functools.partial(slope, case))
+    got = run(new, batch)
+    np.testing.assert_allclose(got[0], want.real, atol=1e-10)
+    np.testing.assert_allclose(vector(got[1]), g, atol=1e-10)
+    got = run(tiny.cast(new, np.float32), narrowed(batch))
+    np.testing.assert_allclose(got[0], want.real, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(vector(got[1]), g, atol=1e-5 * np.max(np.abs(g)))
 
 
 def narrowed(batch):
@@ -254,6 +250,7 @@ def test_beta_stays_in_its_range():
         PPOKL(beta_init=0.0)
 
 
+@pytest.mark.slow
 def test_beta_follows_the_kl_of_the_whole_batch(x64):
     """Not that of the last minibatch, and in the direction that is penalised."""
     pi, batch, data = setting("gaussian", masked=0)
@@ -301,7 +298,7 @@ VMPO_SLOW = VMPO(
 )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("categorical", marks=pytest.mark.slow), "gaussian"])
 def test_vmpo_losses_and_gradients(x64, kind):
     """Of the policy and of the duals, with each stop-gradient where it belongs; in float64 and
     float32."""
@@ -316,14 +313,14 @@ def test_vmpo_losses_and_gradients(x64, kind):
         return VMPO_SLOW.losses(p, duals, mb), jax.grad(total, (0, 1))(p, duals)
 
     theta = vector(new)
-    slope = by_hand.complex_step(lambda t: hand.policy_loss(old, t, data), theta)
+    want = by_hand.complex_step(lambda t: hand.policy_loss(old, t, data), theta)
     dual_slopes = hand.dual_gradients(old, theta, data)
     pi_and_kl = hand.policy_loss(old, theta, data).real
     for dtype, tol in ((np.float64, 1e-10), (np.float32, 1e-5)):
         mb = batch if dtype == np.float64 else narrowed(batch)
         alpha, eta = jnp.full(2, 2.0, dtype), jnp.asarray(0.8, dtype)
         (L_pi, L_eta, L_alpha), (g, d) = run(tiny.cast(new, dtype), alpha, eta, mb)
-        np.testing.assert_allclose(vector(g), slope, atol=tol * np.max(np.abs(slope)))
+        np.testing.assert_allclose(vector(g), want, atol=tol * np.max(np.abs(want)))
         got = np.array([d.eta, *d.alpha])[: len(dual_slopes)]
         np.testing.assert_allclose(got, dual_slopes, rtol=tol, atol=tol)
         np.testing.assert_allclose(L_eta, hand.temperature_loss(data, 0.8), rtol=tol)
@@ -360,7 +357,7 @@ def check_vmpo(kind, method, updates, lag=1):
     assert hand.eta != method.eta_init and np.max(np.abs(theta - vector(pi))) > 0.01
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["categorical", pytest.param("gaussian", marks=pytest.mark.slow)])
 def test_four_vmpo_steps(x64, kind):
     check_vmpo(kind, VMPO_SLOW, 1)
 
@@ -370,6 +367,7 @@ def test_vmpo_with_a_slower_target(x64):
     check_vmpo("gaussian", dataclasses.replace(VMPO_SLOW, target_every=2), 3, lag=2)
 
 
+@pytest.mark.slow
 def test_duals_stay_above_their_floor(x64):
     method = dataclasses.replace(VMPO_SLOW, dual_lr=10.0, target_kl_mean=50.0, eps_eta=50.0)
     pi, batch, _ = setting("gaussian")
@@ -449,6 +447,7 @@ def everything(A):
 MIRROR = {1.0: ([0.595332, 0.777531], 4.9433693), 0.5: ([0.683976, 0.924329], 6.7085884)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mdpo", "ppo_kl"])
 def test_mirror_descent_on_the_tabular_problem(x64, name):
     """Enough steps solve the problem: new = old exp(A / beta) / Z, with the golden probabilities
@@ -479,6 +478,7 @@ def test_mirror_descent_on_the_tabular_problem(x64, name):
         np.testing.assert_allclose(by_hand.solve(p)[4], eta, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_vmpo_with_every_row_and_a_huge_temperature_moves_nothing(x64):
     """Weights are uniform then, and over all actions of the uniform policy scores cancel."""
     A = by_hand.solve(np.full((2, 2), 0.5))[2]
@@ -541,6 +541,7 @@ def test_ratio_bounds_beside_root_finding(x64):
         np.testing.assert_array_equal(gaussian, both(jnp.asarray(p), jnp.asarray(-a), delta)[1])
 
 
+@pytest.mark.slow
 def test_no_policy_in_the_ball_has_a_ratio_outside(x64):
     """Random Gaussians on its boundary: none beyond the bounds, some close to them. At a large
     radius too, where there are several local extremes."""
@@ -560,6 +561,7 @@ def test_no_policy_in_the_ball_has_a_ratio_outside(x64):
             assert log_r.min() - low < 0.02 and high - log_r.max() < 0.02
 
 
+@pytest.mark.slow
 def test_bounds_of_rows(x64):
     """Gaussians of several dimensions in logarithms, without overflow; rows that do not count; the
     constant interval; the distributions that are refused."""
@@ -616,6 +618,7 @@ def compiled_drifts(kind):
     return jax.jit(lambda p, A: drifts(p, A, batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_drifts_are_not_negative(x64, kind):
     """Policies near and far, advantages of both signs and all sizes (mirror learning asks for it:
@@ -647,16 +650,17 @@ def test_drifts_are_not_negative(x64, kind):
     assert {name for name, most in seen.items() if most < 1e-6} == none
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_drifts_are_flat_at_the_old_policy(x64, kind):
     """So that the first step of every method is that of the policy gradient."""
     pi, batch, _ = setting(kind)
-    slopes = jax.jit(losses)(pi, batch)
+    slopes = jax.jit(lambda p, b: {name: slope(c, p, b)[1] for name, c in CASES.items()})(pi, batch)
     gain = lambda p: -batch.mean(ratio(p(batch.obs), batch) * batch.advantage)
     want = vector(jax.jit(jax.grad(gain))(pi))
     for name in CASES:
         scale = LAMBDA.get(name, 1.0)
-        np.testing.assert_allclose(scale * vector(slopes[name][1]), want, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(scale * vector(slopes[name]), want, atol=1e-12, err_msg=name)
 
 
 # Where a row's gradient vanishes (methods.md 7.6).

@@ -75,7 +75,8 @@ def gaussian_range(a: Array, delta: Number) -> tuple[Array, Array]:
 
 def _log_ratio(a: Array, m: Array, x: Array) -> Array:
     """ln N(a | m, e^x) / N(a | 0, 1)."""
-    return 0.5 * (a * a - x - (a - m) ** 2 * jnp.exp(-x))
+    far = jnp.where(a == m, 0, (a - m) ** 2 * jnp.exp(-x))  # in a huge ball exp(-x) may be infinite
+    return 0.5 * (a * a - x - far)
 
 
 def _smallest(f: Any, like: Array, low: Array, high: Array) -> Array:
