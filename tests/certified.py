@@ -11,11 +11,12 @@ from typing import Any
 import jax
 
 from surefoot import checkpoint, envs
-from surefoot.certificate import Certifier, attest, promised
+from surefoot.certificate import Certifier, attest, evidence, promised
 from surefoot.checkpoint import tree_to_arrays
 from surefoot.config import Config
 from surefoot.loops import fresh_state, plain
 from surefoot.methods.ppo import PPO
+from surefoot.methods.trpl import TRPL
 from surefoot.methods.trpo import TRPO
 from surefoot.networks import Networks
 from surefoot.provenance import write_config
@@ -27,7 +28,9 @@ from surefoot.train import learn, learn_jit
 from surefoot.value import ValueFit
 
 FIT = ValueFit(SGD(lr=1e-3, epochs=1, minibatches=1))
-METHODS = {"trpo": TRPO(), "ppo": PPO(sgd=SGD(lr=3e-3, epochs=2, minibatches=2))}
+FEW = SGD(lr=3e-3, epochs=2, minibatches=2)
+METHODS = {"trpo": TRPO(), "ppo": PPO(sgd=FEW)}
+METHODS["trpl"] = TRPL(mean_bound=3e-4, cov_bound=2e-5, sgd=FEW)
 
 
 def config(method: str = "trpo", env: str = "Pendulum-v1", updates: int = 12, **fields: Any) -> Any:
@@ -127,6 +130,6 @@ def replay(settings: Config[Any, Any], start: int, stop: int) -> Iterator[tuple[
         old, new, report = run.step()
         if run.update >= start:
             actors = tree_to_arrays(old), tree_to_arrays(new)
-            batch = tree_to_arrays(run.rollout)
+            batch = evidence(settings, old, new, run.rollout, report)
             yield run.update, attest(settings, run.update, actors, batch, report, check=True)
     run.close()

@@ -19,8 +19,8 @@ from jaxtyping import install_import_hook
 # testing.
 install_import_hook("surefoot", "typecheck.checked")
 
-# Most of the time of the tests is compilation, which takes a fifth of the time unoptimised and with
-# the older emitters of fusions (a flag that another jax may not know). Read when the backend starts.
+# Most of the time of the tests is compilation, which takes a fifth of the time unoptimised and by
+# the older emitters of fusions (another jax may not know that flag). Read when the backend starts.
 FLAGS = ["--xla_backend_optimization_level=0"]
 if jax.__version_info__ < (0, 11):
     FLAGS += ["--xla_cpu_use_fusion_emitters=false"]

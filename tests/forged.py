@@ -37,7 +37,7 @@ class Forger:
         self.config = json.loads((run / "config.json").read_text())
         self.kept = Verifier(run).verify().kept.updates
         self.saved = [int(p.name) for p in (run / "checkpoints").iterdir()]
-        self.net = to_json(read_config(run / "config.json").networks)
+        self.settings = to_json(read_config(run / "config.json"))
 
     @property
     def last(self) -> int:
@@ -259,7 +259,7 @@ def _fit(f: Forger, n: int, arrays: dict[str, np.ndarray]) -> None:
     """Arrays, hashes, values and metrics of update n, all in agreement."""
     save_file(arrays, f.arrays(n))
     f.update(n).update({k: fingerprint(part(arrays, k + "/")) for k in ("batch", "old", "new")})
-    f.update(n)["float64"] = measured("mean_kl", arrays, f.net)
+    f.update(n)["float64"] = measured("mean_kl", arrays, f.settings)
     f.update(n)["float32"] = f.metrics[n - 1]["kl_mean"] = float(np.float32(f.update(n)["float64"]))
 
 

@@ -8,19 +8,23 @@ import functools
 import json
 import sys
 import types
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import certified
+import forged
 import tiny
 from surefoot import EnvironmentFault, certificate
 from surefoot.certificate import Certifier
-from surefoot.cli import main
+from surefoot.cli import certify_, main
+from surefoot.networks import Networks
 from surefoot.types import Rollout
-from surefoot.verifier import Verifier, fingerprint, load, part
+from surefoot.verifier import Verifier, fingerprint, load, measured, part
 
 EVERY, SAVE_EVERY, UPDATES = 2, 10, 130
 SETTINGS = certified.config(updates=UPDATES, certify_every=EVERY)
@@ -282,9 +286,55 @@ def test_certify(run, capsys):
     assert values["recomputed"] == values["checked"] and values["largest"] <= 0.01
 
 
-def test_certify_rejects(run, tmp_path, capsys):
-    import forged
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])
+def test_a_projection_is_certified_by_what_it_was(tmp_path, capsys, env):
+    """Every update is near its bounds and inside them; a projection that is further out is found,
+    every hash fitting, and so is one that is not there."""
+    settings = certified.config("trpl", env, updates=6, certify_every=2)
+    run = certified.certified(tmp_path / "run", settings)
+    assert main(["certify", str(run)]) == 0
+    (line,), _ = said(capsys)
+    assert line.startswith("holds: projection <= 1.0; the largest 0.9")
+    check = Verifier(run).verify()
+    again = list(certified.replay(settings, 1, 6))
+    assert certify_.differences(check.lines, again) == []
+    n = check.kept.updates[-1]
+    name = f"certificate/{n:06d}.safetensors"
+    names = [k for k in load(run / name) if k.startswith("batch/projected/")]
+    assert len(names) == 1 + (env == "Pendulum-v1")
+    for far, text in ((True, "breaks the bound 1.0"), (False, name)):
+        bad = forged.forge(run, tmp_path / "bad", partial(other_projection, n, names, far), True, 0)
+        found = Verifier(bad).verify().findings
+        assert any(text in what for what in found), found
 
+
+def other_projection(n, names, far, f):
+    """Update n with a projection far from the old policy, or with none, every hash fitting."""
+    arrays = load(f.arrays(n))
+    moved = {k: (arrays[k] + f.rng.normal(size=arrays[k].shape)).astype(np.float32) for k in names}
+    arrays = {k: x for k, x in arrays.items() if k not in names} | (moved if far else {})
+    f.update(n)["batch"] = fingerprint(part(arrays, "batch/"))
+    if far:
+        exact = measured("projection", arrays, f.settings)
+        f.update(n).update(float64=exact, float32=exact)
+        f.metrics[n - 1]["projection_share"] = exact
+    save_file(arrays, f.arrays(n))
+
+
+@pytest.mark.slow
+def test_what_the_verifier_does_not_know_is_said(tmp_path, capsys):
+    nets = Networks(hidden=(8,), full_covariance=True)
+    settings = certified.config("trpo", updates=4, certify_every=1, networks=nets)
+    run = certified.certified(tmp_path / "run", settings)
+    assert main(["certify", str(run)]) == 0
+    (line, note), _ = said(capsys)
+    assert "4 updates, 0 checked, 0 recomputed" in line and note == certify_.UNKNOWN
+    assert main(["certify", str(run), "--json"]) == 0
+    assert json.loads(said(capsys)[0][0])["known"] is False
+
+
+def test_certify_rejects(run, tmp_path, capsys):
     bad = forged.forge(run, tmp_path / "bad", forged.bound_line, True, 0)
     assert main(["certify", str(bad)]) == 1
     lines, _ = said(capsys)
@@ -294,8 +344,6 @@ def test_certify_rejects(run, tmp_path, capsys):
 
 
 def test_certify_with_replay(run, capsys, monkeypatch, tmp_path):
-    import forged
-
     module: Any = types.ModuleType("surefoot.replay")
     module.replay = lambda folder, start, stop: certified.replay(
         certified.config(updates=12, certify_every=4), start, stop

@@ -26,6 +26,7 @@ from surefoot.methods.espo import ESPO
 from surefoot.methods.fixpo import FixPO
 from surefoot.methods.mdpo import MDPO
 from surefoot.methods.npg import NPG
+from surefoot.methods.papi import PAPI
 from surefoot.methods.ppo import PPO
 from surefoot.methods.ppo_kl import PPOKL
 from surefoot.methods.ppo_rb import PPORB
@@ -36,11 +37,13 @@ from surefoot.methods.trefree import TREFree
 from surefoot.methods.trefree_free import TREFreeFree
 from surefoot.methods.trefree_ratio import TREFreeRatio
 from surefoot.methods.trgppo import TRGPPO
+from surefoot.methods.trpl import TRPL
 from surefoot.methods.trpo import TRPO
 from surefoot.methods.truly_ppo import TrulyPPO
 from surefoot.methods.vmpo import VMPO
 from surefoot.multipliers import FactorRule
 from surefoot.networks import Networks
+from surefoot.projection import FreeEntropy, LinearEntropy, WassersteinMetric
 from surefoot.sgd import SGD
 from surefoot.surrogates import Clipped, ratio
 from surefoot.types import PROMISES, WORST_MARGIN, Batch, within
@@ -60,7 +63,8 @@ class Row(NamedTuple):
     method: Any
     enforces: str = "none"
     """As in `PolicyUpdate.promise`: `mean_kl`, the mean KL(old || new) of the batch is at most the
-    field `max_kl`; `max_kl`, that of every state is."""
+    field `max_kl`; `max_kl`, that of every state is; `projection`, every state's projection is
+    inside its bounds (tests/test_trpl.py)."""
     at_zero_advantage: str = "still"
     """`still`: nothing moves; `shakes`: the rounding of a KL does, for Adam amplifies it (that its
     slope is nothing there: test_first_order); `inside`: so it does, and the bound holds; `moves`: a
@@ -88,6 +92,12 @@ TABLE = {
         enforces="max_kl",
         uses_the_key=True,
     ),
+    "trpl": Row(
+        TRPL(mean_bound=0.002, cov_bound=1e-4, sgd=TINY_SGD),
+        enforces="projection",
+        uses_the_key=True,
+    ),
+    "papi": Row(PAPI(max_kl=0.001, sgd=TINY_SGD), enforces="mean_kl", uses_the_key=True),
 }
 
 
@@ -136,6 +146,8 @@ FAST = {
     ("fixup", "beta"),
     ("ppo_kl", "gaussian"),
     ("trefree", "categorical"),
+    ("trpl", "gaussian"),
+    ("papi", "gaussian"),
 }
 """Rows of every kind of method and both distributions for the quick run; `make test` goes through
 the whole table."""
@@ -148,11 +160,21 @@ def row(name, kind):
 
 BY_LANES = [name for name in TABLE if TABLE[name].numbers is not None]
 BY_CALLS = [name for name in TABLE if name not in BY_LANES]
-KINDS_OF = {name: ("categorical", "gaussian") for name in BY_LANES}
-"""Both distributions; the rows with a bound, and those it is compared with, know all four kinds."""
+
+
+def kinds(name):
+    """The policies that a row is tried with: full covariances are nothing special to most, the
+    Beta is unknown to projections and nothing special to PAPI."""
+    if name in BY_LANES:
+        return ("categorical", "gaussian")
+    if name in ("trpl", "papi"):
+        return (*tiny.KINDS, "gaussian_full")
+    return (*tiny.EVERY_KIND, *(["gaussian_full"] if name == "trpo" else []))
+
+
 EVERY = pytest.mark.parametrize(
     ("name", "kind"),
-    [row(name, kind) for name in TABLE for kind in KINDS_OF.get(name, tiny.EVERY_KIND)],
+    [row(name, kind) for name in TABLE for kind in kinds(name)],
 )
 
 
@@ -286,7 +308,7 @@ def test_huge_advantages_leave_everything_finite(name, kind):
         *(pytest.param(k, marks=pytest.mark.slow) for k in ("gaussian_state", "beta")),
     ],
 )
-@pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.enforces != "none"])
+@pytest.mark.parametrize("name", [name for name, row in TABLE.items() if "kl" in row.enforces])
 def test_bounds_hold_and_are_not_trivial(name, kind):
     """In float64 and without slack, on many batches; the median step uses more than half of the
     bound."""
@@ -303,7 +325,7 @@ def test_bounds_hold_and_are_not_trivial(name, kind):
         kl = kl.max() if worst else kl.mean()
         assert kl <= method.max_kl
         assert bool(within(ruler[PROMISES[method.promise]], method.max_kl, **margin))
-        assert worst or (bool(info["accepted"]) and float(ruler["surrogate_gain"]) > 0)
+        assert worst or (bool(info.get("accepted", True)) and float(ruler["surrogate_gain"]) > 0)
         used.append(kl / method.max_kl)
     assert np.median(used) > 0.5
 
@@ -325,7 +347,7 @@ def test_the_key_is_used_or_not(name, kind):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [row(name, KINDS_OF[name][i % 2]) for i, name in enumerate(BY_LANES)],
+    [row(name, kinds(name)[i % 2]) for i, name in enumerate(BY_LANES)],
 )
 def test_compiled_lanes_equal_single_updates_as_written(name, kind):
     """`jit` and `vmap` in one: a lane beside the update run operation by operation. In float32;
@@ -382,7 +404,14 @@ def test_vmap_over_keys_and_batches(x64, name, kind):
         )
 
 
-@pytest.mark.parametrize("name", ["npg max_kl", "trpo", "ppo stop_kl", "fixpo", "fixup", *BY_LANES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("npg max_kl", "trpo", "ppo stop_kl", "fixpo", "fixup"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("trpl", "papi")),
+        *BY_LANES,
+    ],
+)
 def test_float32_parameters_stay_float32_under_x64(x64, name):
     method = TABLE[name].method
     pi, batch = tiny.policy("gaussian"), plain("gaussian")
@@ -447,6 +476,7 @@ def test_beta_policies_are_served_or_refused():
 
 
 # Every field of every record changes something, or the table says why not.
+FEW = SGD(lr=0.05, epochs=2, minibatches=2, max_grad_norm=None)
 BASE = {
     "NPG": NPG(max_kl=0.05, cg_iters=3),
     "NPG lr": NPG(lr=0.1, max_kl=None),
@@ -464,6 +494,10 @@ BASE = {
     "Fixup": Fixup(
         PPO(sgd=SGD(lr=0.3, epochs=1, minibatches=1)), max_kl=2.0, max_tries=40, shrink=0.7
     ),  # one try in this direction of the KL, two in the other
+    "TRPL": TRPL(sgd=FEW, entropy=LinearEntropy(4.0)),  # more than the policy has
+    "TRPL low": TRPL(sgd=FEW, entropy=LinearEntropy(-4.0)),  # less
+    "PAPI": PAPI(sgd=FEW),
+    "PAPI low": PAPI(max_kl=9.0, sgd=FEW, entropy=LinearEntropy(-4.0)),
 }
 CHANGES = {
     "NPG": {
@@ -504,6 +538,25 @@ CHANGES = {
         "shrink": 0.5,
         "max_tries": 0,
     },
+    "TRPL": {
+        "metric": WassersteinMetric(),
+        "mean_bound": 0.001,
+        "cov_bound": 0.01,
+        "regression": 1.0,
+        "surrogate": Clipped(0.01),
+        "entropy": FreeEntropy(),
+        "entropy_first": False,
+    },
+    "TRPL low": {"entropy_equality": True},
+    "PAPI": {
+        "max_kl": 0.005,
+        "clip": 0.01,
+        "shrink": 0.3,
+        "max_shrinks": 0,
+        "bisections": 1,
+        "entropy": LinearEntropy(4.0),
+    },
+    "PAPI low": {"entropy_equality": True},
 }
 SGD_CHANGES = {
     "lr": 0.02,
@@ -527,7 +580,11 @@ def base_outcome(name):
     return outcome(BASE[name], plain("gaussian"))
 
 
-LONG = {("FixPO", field) for field in CHANGES["FixPO"]} - {("FixPO", "c_beta")}
+QUICK = {("FixPO", "c_beta"), ("TRPL", "mean_bound"), ("PAPI", "max_kl")}
+LONG = {
+    (name, f) for name in CHANGES if name[:4] in ("FixP", "TRPL", "PAPI") for f in CHANGES[name]
+}
+LONG -= QUICK
 METHOD_FIELDS = [
     pytest.param(name, field, marks=pytest.mark.slow if (name, field) in LONG else ())
     for name, fields in CHANGES.items()
@@ -607,6 +664,9 @@ def test_the_tables_name_every_field():
         assert names(TABLE[name].method) == told, name
     fields = {"low", "high", "down", "up", "floor", "ceiling"}  # changed in test_first_order
     assert names(FactorRule) == fields
+    for record in (TRPL, PAPI):
+        tables = CHANGES[record.__name__], CHANGES[f"{record.__name__} low"]
+        assert names(record) == set().union(*tables) | {"sgd"}
     assert names(SGD) == set(SGD_CHANGES)
     assert names(ValueFit) == {"sgd", "clip"} and names(SharedValue) == {"coef", "clip"}
     assert names(EntropyBonus) == {"coef"} and names(GAE) == {"gamma", "lam", "normalize"}
@@ -649,6 +709,7 @@ NETWORK_CHANGES = {
     "log_std_min": -0.2,
     "log_std_max": -0.4,
     "state_dependent_std": True,
+    "full_covariance": True,
     "shared_layers": 1,
 }
 
@@ -671,6 +732,9 @@ def test_every_field_of_the_networks_changes_the_policy(field):
         return tiny.cast(pi, np.float32)(obs), critic
 
     (a, critic), (b, other) = far(base), far(changed)
+    if field == "full_covariance":  # another family
+        assert type(a) is not type(b)
+        return
     if field == "policy":
         assert isinstance(b, Beta) and not isinstance(a, Beta)
         return

@@ -4,6 +4,8 @@ import ast
 import dataclasses
 import importlib
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import jax
@@ -31,6 +33,32 @@ def test_the_method_in_contributing_trains_as_it_stands(tmp_path):
     exec(code, space)
     agent = Agent(space["RestrictedStep"](), "jax:CartPole-v1", num_envs=4, num_steps=32).learn(256)
     assert agent.update == 2 and agent.report["kl_mean"] > 0
+
+
+@pytest.mark.slow
+def test_the_projected_method_on_the_page_of_trpl_trains_as_it_stands():
+    (code,) = blocks("docs/methods/trpl.md", "python")
+    space = {"__name__": "projected"}
+    exec(code, space)
+    agent = Agent(space["ProjectedPPO"](), "jax:CartPole-v1", num_envs=4, num_steps=32).learn(256)
+    assert agent.update == 2 and agent.report["kl_mean"] > 0
+
+
+@pytest.mark.slow
+def test_the_picture_of_a_projection_is_drawn_from_its_script(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    gallery = ROOT / "docs" / "gallery"
+    monkeypatch.setattr(sys, "argv", ["projection.py", "--out", str(tmp_path)])
+    runpy.run_path(str(gallery / "projection.py"), run_name="__main__")
+    assert (tmp_path / "projection.svg").stat().st_size > 10_000
+    drawn, kept = ((p / "projection.csv").read_text().split() for p in (tmp_path, gallery))
+    number = re.compile(r"-?\d+\.\d+")
+    far = [
+        abs(float(a) - float(b))
+        for x, y in zip(drawn, kept, strict=True)
+        for a, b in zip(number.findall(x), number.findall(y), strict=True)
+    ]
+    assert len(far) > 100 and max(far) < 2e-4
 
 
 def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
@@ -132,6 +160,8 @@ REPORTS = [
     ("trpo", "jax:CartPole-v1"),
     ("ppo", "jax:CartPole-v1"),
     pytest.param("fixpo", "jax:Pendulum-v1", marks=pytest.mark.slow),
+    pytest.param("trpl", "jax:CartPole-v1", marks=pytest.mark.slow),
+    pytest.param("papi", "jax:CartPole-v1", marks=pytest.mark.slow),
     pytest.param(Fixup(NPG()), "jax:Pendulum-v1", marks=pytest.mark.slow),
 ]
 

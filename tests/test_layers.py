@@ -17,6 +17,7 @@ ROWS = [
     [
         "sgd",
         "curvature",
+        "projection",
         "value",
         "advantages",
         "rewards",

@@ -13,7 +13,7 @@ import pytest
 
 import tiny
 from surefoot.checks import UsageError
-from surefoot.distributions import Beta, Categorical, DiagGaussian
+from surefoot.distributions import Beta, Categorical, DiagGaussian, FullGaussian
 from surefoot.networks import (
     ACTIVATIONS,
     SHARPEST,
@@ -22,6 +22,10 @@ from surefoot.networks import (
     Networks,
     acting,
     bounded,
+    free_spread,
+    head_of,
+    with_head,
+    with_spread,
 )
 
 
@@ -177,3 +181,48 @@ def test_fields_out_of_range_are_refused_in_one_line(fields):
         and "allowed" in str(caught.value)
         and "\n" not in str(caught.value)
     )
+
+
+@pytest.mark.parametrize("contextual", [False, True])
+def test_a_full_covariance_starts_diagonal_and_is_a_factor(contextual):
+    nets = Networks(
+        hidden=(6,), full_covariance=True, state_dependent_std=contextual, log_std_init=-0.3
+    )
+    pi = tiny.cast(nets.init(tiny.spec("gaussian"), 0)[0], np.float32)
+    obs = jnp.asarray(np.random.default_rng(0).normal(size=(5, 7, 3)), jnp.float32)
+    dist = pi(obs)
+    assert isinstance(dist, FullGaussian) and dist.factor.shape == (5, 7, 2, 2)
+    diagonal = np.broadcast_to(math.exp(-0.3) * np.eye(2), dist.factor.shape)
+    np.testing.assert_allclose(dist.factor, diagonal, atol=0.02 if contextual else 1e-6)
+    far = pi.head.std.bias if contextual else pi.head.std
+    assert far.shape == (3,)
+    moved = jax.tree.map(lambda x: x + 0.7, pi)(obs).factor
+    assert bool(jnp.all(moved[..., 0, 1] == 0)) and bool(jnp.all(moved[..., 1, 0] != 0))
+    assert bool(jnp.all(jnp.diagonal(moved, axis1=-2, axis2=-1) > 0))
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("shared", [0, 1])
+def test_a_free_covariance_can_be_read_and_set(full, shared):
+    nets = Networks(hidden=(6, 5), full_covariance=full, shared_layers=shared, log_std_max=0.5)
+    pi = tiny.cast(nets.init(tiny.spec("gaussian"), 0)[0], np.float32)
+    raw = jnp.asarray([-0.4, 0.2, 0.6][: 2 + full], jnp.float32)
+    head = eqx.tree_at(lambda h: h.std, head_of(pi), raw)
+    pi = with_head(pi, head)
+    spread, dist = free_spread(pi), pi(jnp.ones((4, 3)))
+    for got, want in zip(jax.tree.leaves(spread)[1:], jax.tree.leaves(dist)[1:], strict=True):
+        np.testing.assert_allclose(jnp.broadcast_to(got, want.shape), want, rtol=1e-6)
+    np.testing.assert_array_equal(spread.mean, 0)
+    np.testing.assert_allclose(head_of(with_spread(pi, spread)).std, raw, rtol=1e-6)
+    if full:
+        np.testing.assert_allclose(spread.factor[1, 0], math.exp(0.2) * 0.6, rtol=1e-6)
+    above = with_head(pi, eqx.tree_at(lambda h: h.std, head, raw + 9))
+    top = free_spread(above)
+    scale = jnp.diagonal(top.factor) if full else jnp.exp(top.log_std)
+    np.testing.assert_allclose(scale, math.exp(0.5), rtol=1e-6)
+
+
+def test_what_depends_on_the_state_or_is_discrete_is_not_free():
+    for kind in ("gaussian_state", "categorical"):
+        assert free_spread(tiny.policy(kind)) is None and head_of(tiny.policy(kind)) is not None
+    assert head_of(lambda x: x) is None

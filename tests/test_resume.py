@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import need
-from surefoot import TRPO, Agent, checkpoint
+from surefoot import SGD, TRPL, TRPO, Agent, LinearEntropy, checkpoint
 from surefoot.checkpoint import tree_to_arrays
 from surefoot.cli import main
 from surefoot.loops import begin_seed
@@ -55,8 +55,20 @@ def result(run):
 # In one process.
 
 
-@pytest.mark.parametrize("env", ENVS)
-@pytest.mark.parametrize("method", ["trpo", "ppo"])
+FALLING = TRPL(
+    entropy=LinearEntropy(-1.0), sgd=SGD(lr=1e-3, epochs=1, minibatches=2, max_grad_norm=None)
+)
+"""Its state holds the entropy of the first policy, from which the schedule falls."""
+TWICE = [(method, env) for method in ("trpo", "ppo") for env in ENVS]
+
+
+@pytest.mark.parametrize(
+    ("method", "env"),
+    [
+        *TWICE,
+        pytest.param(FALLING, "jax:Pendulum-v1", id="trpl-jax:Pendulum-v1", marks=pytest.mark.slow),
+    ],
+)
 def test_n_and_m_updates_are_n_a_checkpoint_and_m(tmp_path, env, method):
     needed(env)
     whole = small(method, env)

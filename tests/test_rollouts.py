@@ -13,7 +13,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from processes import DeviceStairs, Plan, Stairs
-from surefoot.distributions import BETA_INSIDE, Beta, Categorical
+from surefoot.distributions import BETA_INSIDE, Beta, Categorical, FullGaussian
 from surefoot.envs import make
 from surefoot.envs.classic import Pendulum
 from surefoot.envs.device import DeviceEnv
@@ -43,6 +43,8 @@ SHAPES = {
     "sigma by state": {"state_dependent_std": True},
     "sigma by state, shared": {"state_dependent_std": True, "shared_layers": 1},
     "sigma at its floor": {"log_std_init": -2.0, "log_std_min": -2.0},
+    "full covariance": {"full_covariance": True},
+    "full covariance by state": {"full_covariance": True, "state_dependent_std": True},
     "beta": {"policy": "beta"},
     "beta, first layer shared": {"policy": "beta", "shared_layers": 1},
 }
@@ -62,7 +64,9 @@ def policy_of(discrete, **shape):
 def parameters(dist):
     if isinstance(dist, Beta):
         return dist.alpha, dist.beta
-    return (dist.logits, None) if isinstance(dist, Categorical) else (dist.mean, dist.log_std)
+    if isinstance(dist, Categorical):
+        return dist.logits, None
+    return dist.mean, dist.factor if isinstance(dist, FullGaussian) else dist.log_std
 
 
 @pytest.mark.parametrize("discrete", [True, False])
@@ -82,7 +86,7 @@ def test_the_numpy_actor_is_the_jax_actor(shape, discrete):
             assert log_std is None
         else:
             np.testing.assert_allclose(
-                np.broadcast_to(log_std, first.shape), want_std, rtol=2e-6, atol=2e-6
+                np.broadcast_to(log_std, want_std.shape), want_std, rtol=2e-6, atol=2e-6
             )
 
 
@@ -112,7 +116,10 @@ def test_other_networks_are_jitted():
     np.testing.assert_allclose(logits, np.full((2, 4), 5.0))
 
 
-@pytest.mark.parametrize(("discrete", "kind"), [(True, {}), (False, {}), (False, SHAPES["beta"])])
+@pytest.mark.parametrize(
+    ("discrete", "kind"),
+    [(True, {}), (False, {}), (False, SHAPES["beta"]), (False, SHAPES["full covariance"])],
+)
 def test_the_jitted_actor_is_the_numpy_actor(discrete, kind):
     policy, obs = (
         policy_of(discrete, **kind),
@@ -150,6 +157,18 @@ def test_continuous_actions_follow_their_distribution():
     for i in range(4):
         z = (actions[:, i] - mean[i]) / np.exp(log_std[i])
         assert scipy_stats.kstest(z, "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("rows", [1, 40_000])
+def test_correlated_actions_follow_their_covariance(rows):
+    """With one factor for all and with one a row; four actions and four rows are not confused."""
+    factor = np.linalg.cholesky(np.cov(np.random.default_rng(2).normal(size=(4, 30)))).astype("f")
+    actor = lambda obs: (np.ones((len(obs), 4), np.float32), np.tile(factor, (rows, 1, 1)))  # noqa: E731
+    noise = draw_noise(np.random.default_rng(1), spec(False, 40_000), 1)[0]
+    actions = act(actor, np.zeros((40_000, 5)), noise)
+    assert actions.dtype == np.float32 and actions.shape == (40_000, 4)
+    np.testing.assert_allclose(np.cov(actions.T), factor @ factor.T, atol=0.05)
+    np.testing.assert_array_equal(act(actor, np.zeros((40_000, 5)), None), 1)
 
 
 def test_beta_actions_follow_their_distribution():

@@ -32,6 +32,8 @@ from surefoot.cli.certify_ import differences
 from surefoot.config import method_class, read_config, to_json
 from surefoot.distributions import Categorical, DiagGaussian
 from surefoot.methods import METHODS
+from surefoot.projection import KLMetric
+from surefoot.types import PROMISES, bound_of
 from surefoot.verifier import Kept, Verifier, distribution, divergence, fingerprint, load, measured
 
 SOURCE = Path(verifier.__file__)
@@ -39,6 +41,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "certificate.md"
 NAMED = re.compile(r"(certificate\.jsonl line \d+|\S+\.(jsonl?|safetensors)): \S")
 """Every finding names its file, and its line where there is one."""
 NET = to_json(tiny.networks("gaussian"))
+SETTINGS = {"networks": NET, "method": {}}
 
 
 # What it is made of.
@@ -65,7 +68,10 @@ def test_its_tables_are_those_of_the_package():
         alone = vars(method)["promise"]  # not a word where it depends on fields
         word = alone if isinstance(alone, str) else None
         assert verifier.PROMISES.get(entry.record) == word, f"{name}: mend PROMISES"
-        assert method().promise in verifier.UNBOUNDED or hasattr(method(), "max_kl")
+        assert method().promise in verifier.BOUNDS or hasattr(method(), "max_kl")
+        if method().promise in verifier.BOUNDS:
+            assert bound_of(method()) == verifier.BOUNDS[method().promise]
+    assert PROMISES == {"mean_kl": "kl_mean"} | verifier.COLUMNS
     assert set(verifier.ACTIVATIONS) == set(networks.ACTIVATIONS)
 
 
@@ -160,13 +166,36 @@ def test_what_is_measured_is_the_ruler_in_float64(x64, kind, shared, activation)
     want = {
         "mean_kl": forth.mean(),
         "none": forth.mean(),
-        "projection": forth.mean(),
         "max_kl": forth.max(),
         "mean_reverse_kl": back.mean(),
         "max_reverse_kl": back.max(),
     }
     for promise, value in want.items():
-        assert measured(promise, arrays, to_json(net)) == pytest.approx(value, rel=1e-10)
+        settings = {"networks": to_json(net), "method": {}}
+        assert measured(promise, arrays, settings) == pytest.approx(value, rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_the_share_of_a_projection_is_that_of_the_metric(x64, kind):
+    """The worst state, in the mean, in the covariance, in both, and beside an infinite bound."""
+    rng = np.random.default_rng(5)
+    net = tiny.networks(kind)
+    old, new, other = (net.init(tiny.spec(kind), seed)[0] for seed in range(3))
+    obs = rng.normal(size=(9, 2, tiny.OBS)).astype(np.float32)
+    mask = rng.uniform(size=(8, 2)) < 0.8
+    flat = jnp.asarray(obs[:-1].reshape(16, -1))
+    near = tiny.cast(other, jnp.float32)(flat)
+    parts = {"old/": tree_to_arrays(old), "new/": tree_to_arrays(new)}
+    parts |= {"batch/": {"obs": obs, "mask": mask}, "batch/projected/": tree_to_arrays(near)}
+    arrays = {k + n: x for k, xs in parts.items() for n, x in xs.items()}
+    wide = tiny.cast(near, np.float64), tiny.cast(old, np.float64)(flat.astype(np.float64))
+    mean, cov = (np.asarray(x)[mask.reshape(-1)] for x in KLMetric().parts(*wide))
+    assert mean.max() > 0.01 and (cov.max() > 1e-4 or kind != "gaussian_state")
+    for bounds in ((0.02, 0.003), (0.5, 1e-5), (1e-5, 0.5), ("inf", 0.003), (0.02, "inf")):
+        method = dict(zip(("mean_bound", "cov_bound"), bounds, strict=True))
+        want = np.maximum(mean / float(bounds[0]), cov / float(bounds[1])).max()
+        settings = {"networks": to_json(net), "method": method}
+        assert measured("projection", arrays, settings) == pytest.approx(want, rel=1e-9, abs=1e-12)
 
 
 def test_blocks_do_not_change_a_value(monkeypatch):
@@ -175,11 +204,11 @@ def test_blocks_do_not_change_a_value(monkeypatch):
     arrays |= {f"new/{k}": x for k, x in beta_policy(rng).items()}
     arrays["batch/obs"] = rng.normal(size=(51, 3, 3)).astype(np.float32)
     arrays["batch/mask"] = np.ones((50, 3), bool)
-    whole = measured("mean_kl", arrays, NET)
+    whole = measured("mean_kl", arrays, SETTINGS)
     monkeypatch.setattr(verifier, "BLOCK", 7)
-    assert measured("mean_kl", arrays, NET) == pytest.approx(whole, rel=1e-14)
+    assert measured("mean_kl", arrays, SETTINGS) == pytest.approx(whole, rel=1e-14)
     arrays["batch/mask"][:] = False
-    assert measured("mean_kl", arrays, NET) == measured("max_kl", arrays, NET) == 0
+    assert measured("mean_kl", arrays, SETTINGS) == measured("max_kl", arrays, SETTINGS) == 0
 
 
 def test_fingerprints_are_of_names_types_shapes_and_bytes():
@@ -445,7 +474,7 @@ def test_float32_and_float64_are_near_at_the_smallest_sigma_and_radius(x64):
     arrays = {f"old/{k}": x for k, x in tree_to_arrays(old).items()}
     arrays |= {f"new/{k}": x for k, x in tree_to_arrays(new).items()}
     arrays |= {"batch/obs": obs, "batch/mask": np.ones((256, 8), bool)}
-    exact = measured("mean_kl", arrays, to_json(net))
+    exact = measured("mean_kl", arrays, {"networks": to_json(net), "method": {}})
     flat = jnp.asarray(obs[:-1].reshape(-1, tiny.OBS))
     p, q = (tiny.cast(policy, jnp.float32)(flat) for policy in (old, new))
     assert 1e-6 < exact < 1e-4

@@ -35,7 +35,11 @@ def cast(tree: Any, dtype: Any) -> Any:
 def networks(kind: str, **fields: Any) -> Networks:
     """Small, with a head far from zero so that nothing is symmetric by accident."""
     fields = {"hidden": (HIDDEN,), "head_gain": 0.7, "log_std_init": -0.3} | fields
-    own = {"beta": {"policy": "beta"}, "gaussian_state": {"state_dependent_std": True}}
+    own = {
+        "beta": {"policy": "beta"},
+        "gaussian_state": {"state_dependent_std": True},
+        "gaussian_full": {"full_covariance": True},
+    }
     return Networks(**(own.get(kind, {}) | fields))
 
 
@@ -56,6 +60,8 @@ def batch(
     old = pi(obs)
     if kind == "categorical":
         action = jnp.asarray(rng.integers(0, ACTIONS + 1, rows), jnp.int32)
+    elif kind == "gaussian_full":
+        action = old.mean + jnp.einsum("nij,nj->ni", old.factor, draw(rows, ACTIONS))
     elif kind == "beta":
         action = jnp.asarray(2 * rng.beta(old.alpha, old.beta) - 1, dtype)
     else:

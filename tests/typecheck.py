@@ -15,6 +15,7 @@ RECORDS = (
     "surefoot.sgd",
     "surefoot.value",
     "surefoot.surrogates",
+    "surefoot.projection",
     "surefoot.wrappers.",
 )
 OTHERS = ("GAE.__init__", "Networks.__init__")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from surefoot.methods.fixpo import FixPO
     from surefoot.methods.mdpo import MDPO
     from surefoot.methods.npg import NPG
+    from surefoot.methods.papi import PAPI
     from surefoot.methods.ppo import PPO
     from surefoot.methods.ppo_kl import PPOKL
     from surefoot.methods.ppo_rb import PPORB
@@ -30,11 +31,21 @@ if TYPE_CHECKING:
     from surefoot.methods.trefree_free import TREFreeFree
     from surefoot.methods.trefree_ratio import TREFreeRatio
     from surefoot.methods.trgppo import TRGPPO
+    from surefoot.methods.trpl import TRPL
     from surefoot.methods.trpo import TRPO
     from surefoot.methods.truly_ppo import TrulyPPO
     from surefoot.methods.vmpo import VMPO
     from surefoot.multipliers import FactorRule
     from surefoot.networks import Networks
+    from surefoot.projection import (
+        ExponentialEntropy,
+        FreeEntropy,
+        FrobeniusMetric,
+        KLMetric,
+        LinearEntropy,
+        WassersteinMetric,
+        project,
+    )
     from surefoot.sgd import SGD
     from surefoot.surrogates import Clipped, Importance
     from surefoot.train import Algorithm
@@ -72,10 +83,19 @@ _HOMES = {
     "SPU": "methods.spu",
     "DiscoveredPO": "methods.discovered_po",
     "NPG": "methods.npg",
+    "PAPI": "methods.papi",
     "PPO": "methods.ppo",
+    "TRPL": "methods.trpl",
     "TRPO": "methods.trpo",
     "FactorRule": "multipliers",
     "Networks": "networks",
+    "ExponentialEntropy": "projection",
+    "FreeEntropy": "projection",
+    "FrobeniusMetric": "projection",
+    "KLMetric": "projection",
+    "LinearEntropy": "projection",
+    "WassersteinMetric": "projection",
+    "project": "projection",
     "SGD": "sgd",
     "Clipped": "surrogates",
     "Importance": "surrogates",
@@ -90,6 +110,7 @@ __all__ = [
     "ESPO",
     "MDPO",
     "NPG",
+    "PAPI",
     "PPO",
     "PPOKL",
     "PPORB",
@@ -97,6 +118,7 @@ __all__ = [
     "SPO",
     "SPU",
     "TRGPPO",
+    "TRPL",
     "TRPO",
     "TRPPO",
     "VMPO",
@@ -107,12 +129,17 @@ __all__ = [
     "DiscoveredPO",
     "EntropyBonus",
     "EnvironmentFault",
+    "ExponentialEntropy",
     "FactorRule",
     "FixPO",
     "Fixup",
+    "FreeEntropy",
+    "FrobeniusMetric",
     "Importance",
+    "KLMetric",
     "KLNewOld",
     "KLOldNew",
+    "LinearEntropy",
     "MeanState",
     "Networks",
     "Score",
@@ -124,9 +151,11 @@ __all__ = [
     "TrustReport",
     "UsageError",
     "ValueFit",
+    "WassersteinMetric",
     "WorstState",
     "build",
     "evaluate",
+    "project",
 ]
 
 

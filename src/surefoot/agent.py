@@ -25,7 +25,7 @@ from surefoot.provenance import write_config
 from surefoot.rollouts.host import Episode, act, draw_noise, host_actor
 from surefoot.sinks import Sink, Update
 from surefoot.train import TrainState
-from surefoot.types import PROMISES, EnvSpec, PolicyUpdate
+from surefoot.types import PROMISES, EnvSpec, PolicyUpdate, bound_of
 from surefoot.value import SharedValue, ValueFit
 from surefoot.wrappers import unwrapped
 
@@ -51,7 +51,7 @@ class TrustReport:
     """What is enforced, as in `PolicyUpdate.promise`: `mean_kl`, `max_kl` (every state), ...,
     `none`."""
     max_kl: float | None
-    """The bound; None where nothing is promised."""
+    """The bound, 1 for `projection`, which is about a share; None where nothing is promised."""
     kl_mean: tuple[float, ...]
     """The mean over states of each update."""
     kl_max: tuple[float, ...]
@@ -199,7 +199,7 @@ class Agent:
     @property
     def bound(self) -> float | None:
         """The enforced bound on `judged`, or None where the method promises nothing."""
-        return self.config.method.max_kl if self.config.method.promise in PROMISES else None
+        return bound_of(self.config.method)
 
     @property
     def judged(self) -> str:
@@ -299,6 +299,7 @@ class Agent:
         report = outcome.report
         self._kl.append((report["kl_mean"], report["kl_max"], report[self.judged]))
         kept = min(report.get("fixpo_scale", 1), report.get("fixup_scale", 1)) == 0
+        kept = kept or report.get("papi_fallback", False)
         refused = kept or not report.get("accepted", True)
         self._rolled_back += refused or bool(report["update_skipped"])
         mean: dict[str, float | None] = {"episode_return": None, "episode_length": None}

@@ -9,6 +9,7 @@ proves, is in docs/certificate.md.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors.numpy import save as save_arrays
 
@@ -25,11 +27,11 @@ from surefoot import verifier
 from surefoot.checkpoint import tree_to_arrays
 from surefoot.checks import EnvironmentFault
 from surefoot.config import Config, to_json
+from surefoot.types import bound_of
 from surefoot.verifier import (
     CERTIFICATE,
     COLUMNS,
     FORMAT,
-    UNBOUNDED,
     Arrays,
     Kept,
     canonical,
@@ -38,10 +40,9 @@ from surefoot.verifier import (
 
 
 def promised(config: Config[Any, Any]) -> tuple[str, float | None]:
-    """What the method of a run promises, and the bound; None where there is none on the policy
-    itself. `config.json` says both."""
-    promise = config.method.promise
-    return promise, None if promise in UNBOUNDED else float(config.method.max_kl)
+    """What the method of a run promises, and the bound; None where it promises nothing.
+    `config.json` says both."""
+    return config.method.promise, bound_of(config.method)
 
 
 def joined(batch: Arrays, old: Arrays, new: Arrays) -> dict[str, np.ndarray]:
@@ -49,6 +50,28 @@ def joined(batch: Arrays, old: Arrays, new: Arrays) -> dict[str, np.ndarray]:
     `old/body/layers/0/weight`, ..."""
     parts = {"batch": batch, "old": old, "new": new}
     return {f"{k}/{n}": np.asarray(x, order="C") for k, xs in parts.items() for n, x in xs.items()}
+
+
+def evidence(
+    config: Config[Any, Any], old: Any, new: Any, rollout: Any, report: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The arrays of an update's batch: the rollout that `learn` was given and, where the promise is
+    about a projection, that of every row of it, [T * N, ...], under `projected/`.
+
+    `old` and `new` are the policies before and after, `report` the scalars of `learn`.
+    """
+    arrays = tree_to_arrays(rollout)
+    if config.method.promise == "projection":
+        told = {k: x for k, x in report.items() if isinstance(x, float)}
+        near = _projected(config.method, old, new, rollout.obs, told)
+        arrays |= {f"projected/{name}": x for name, x in tree_to_arrays(near).items()}
+    return arrays
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _projected(method: Any, old: Any, new: Any, obs: Any, info: Mapping[str, Any]) -> Any:
+    flat = obs[:-1].reshape(-1, *obs.shape[2:])
+    return method.witness(new(flat), old(flat), info)
 
 
 def attest(
@@ -61,14 +84,15 @@ def attest(
 ) -> dict[str, Any]:
     """The line of an update, all but `previous`.
 
-    `actors` are the arrays of the policy before and after, `batch` those of the rollout that
-    `learn` was given (None where it has stayed on the device), `report` the scalars of `learn`.
-    With `check` the float64 value is computed, which needs the batch.
+    `actors` are the arrays of the policy before and after, `batch` the `evidence` (None where the
+    rollout has stayed on the device), `report` the scalars of `learn`. With `check` the float64
+    value is computed, which needs the batch, and a policy that the verifier knows: not one with
+    full covariances.
     """
     promise, bound = promised(config)
-    exact, net = None, to_json(config.networks)
-    if check and batch is not None and not net.get("full_covariance", False):
-        exact = verifier.measured(promise, joined(batch, *actors), net)
+    exact = None
+    if check and batch is not None and not config.networks.full_covariance:
+        exact = verifier.measured(promise, joined(batch, *actors), to_json(config))
     return {
         "update": update,
         "promise": promise,
@@ -152,7 +176,7 @@ class Certifier:
         check = rollout is not None and (update % self.every == 0 or value > self._largest)
         batch = None
         if rollout is not None and (check or self._all_batches):
-            batch = tree_to_arrays(rollout())
+            batch = evidence(self.config, old, new, rollout(), report)
         line = attest(self.config, update, actors, batch, report, check)
         with _disk():
             if batch is not None and self._notice(line):

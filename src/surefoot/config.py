@@ -18,6 +18,7 @@ from surefoot.envs import nearest
 from surefoot.methods import METHODS
 from surefoot.multipliers import FactorRule
 from surefoot.networks import Networks
+from surefoot.projection import ENTROPIES, METRICS, EntropyControl, Metric
 from surefoot.sgd import SGD
 from surefoot.surrogates import SURROGATES, Surrogate
 from surefoot.train import Algorithm
@@ -32,6 +33,8 @@ PARTS: dict[Any, dict[str, type[Any]]] = {
     Surrogate: SURROGATES,
     Divergence: DIVERGENCES,
     Statistic: STATISTICS,
+    Metric: METRICS,
+    EntropyControl: ENTROPIES,
 }
 """Parts that methods hold, by the annotation of the field: the records that fit, by the names they
 go by in flags."""

@@ -158,9 +158,106 @@ class DiagGaussian(eqx.Module):
         shift = (self.mean - other.mean) * jnp.exp(-other.log_std)
         return 0.5 * shift**2, covariance
 
+    def at(self, mean: Array) -> DiagGaussian:
+        """The same covariance round other means [..., d]."""
+        return DiagGaussian(mean, jnp.broadcast_to(self.log_std, mean.shape))
+
     def fisher(self, tangent: DiagGaussian) -> DiagGaussian:
         """diag(1 / s^2, 2) v in (mean, log_std)."""
         return DiagGaussian(tangent.mean * jnp.exp(-2 * self.log_std), 2 * tangent.log_std)
+
+
+class FullGaussian(eqx.Module):
+    """A Gaussian with full covariance per state: `mean` [..., d] and `factor` [..., d, d], the
+    lower Cholesky factor of the covariance, its diagonal positive and zero above it.
+
+    Actions are stored as sampled, unclipped; clipping happens only at the environment's door.
+    """
+
+    mean: Float[Array, "*batch d"]
+    factor: Float[Array, "*batch d d"]
+
+    @property
+    def log_diagonal(self) -> Float[Array, "*batch d"]:
+        """Logarithm of the factor's diagonal; its sum is half the log-determinant."""
+        return jnp.log(_diagonal(self.factor))
+
+    def sample(self, key: Key) -> Float[Array, "*batch d"]:
+        """One action a state."""
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + jnp.einsum("...ij,...j->...i", self.factor, noise)
+
+    def mode(self) -> Float[Array, "*batch d"]:
+        """The mean."""
+        return self.mean
+
+    def whiten(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """factor^-1 x."""
+        return jnp.squeeze(solve_lower(self.factor, x[..., None]), -1)
+
+    def log_prob(self, action: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+        """Log-density, one number a state."""
+        z = self.whiten(action - self.mean)
+        return -jnp.sum(0.5 * z**2 + self.log_diagonal + 0.5 * math.log(2 * math.pi), axis=-1)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        """Differential entropy in nats."""
+        return jnp.sum(self.log_diagonal + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
+
+    def kl(self, other: FullGaussian) -> Float[Array, "*batch"]:
+        """KL(self || other).
+
+        With X = factor_q^-1 (factor_p - factor_q), lower triangular, the covariance part is half
+        the sum of the squares below the diagonal and, on it, of exp(y) - 1 - y with y = 2
+        log1p(X_ii): no term cancels, and the difference of close factors is exact.
+        """
+        mean, covariance = self.kl_parts(other)
+        return mean + covariance
+
+    def kl_parts(
+        self, other: FullGaussian
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+        """What the mean and what the covariance contribute to KL(self || other); both are at least
+        0, and they add up to the KL."""
+        x = solve_lower(other.factor, self.factor - other.factor)
+        y = 2 * _log_ratio(_diagonal(self.factor), _diagonal(other.factor))
+        below = jnp.sum(jnp.tril(x, -1) ** 2, axis=(-2, -1))
+        shift = other.whiten(self.mean - other.mean)
+        covariance = 0.5 * (below + jnp.sum(expm1_minus(y), axis=-1))
+        return 0.5 * jnp.sum(shift**2, axis=-1), covariance
+
+    def at(self, mean: Array) -> FullGaussian:
+        """The same covariance round other means [..., d]."""
+        shape = (*mean.shape, mean.shape[-1])
+        return FullGaussian(mean, jnp.broadcast_to(self.factor, shape))
+
+    def fisher(self, tangent: FullGaussian) -> FullGaussian:
+        """The Fisher matrix in (mean, factor) times a tangent: covariance^-1 v for the mean, and
+        the lower triangle of factor^-T (B + B') with B = factor^-1 v for the factor."""
+        mean = solve_lower(self.factor, self.whiten(tangent.mean)[..., None], transpose=True)
+        b = solve_lower(self.factor, tangent.factor)
+        both = solve_lower(self.factor, b + jnp.swapaxes(b, -1, -2), transpose=True)
+        return FullGaussian(jnp.squeeze(mean, -1), jnp.tril(both))
+
+
+def solve_lower(
+    factor: Float[Array, "*batch d d"], x: Float[Array, "*batch d k"], transpose: bool = False
+) -> Float[Array, "*batch d k"]:
+    """factor^-1 x for a lower-triangular factor, or factor^-T x."""
+    return jax.lax.linalg.triangular_solve(
+        factor, x, left_side=True, lower=True, transpose_a=transpose
+    )
+
+
+def _diagonal(matrix: Array) -> Array:
+    return jnp.diagonal(matrix, axis1=-2, axis2=-1)
+
+
+def _log_ratio(a: Array, b: Array) -> Array:
+    """log(a / b) of positive numbers, to full relative precision where they are close."""
+    x = (a - b) / b
+    near = jnp.abs(x) < 0.5
+    return jnp.where(near, jnp.log1p(jnp.where(near, x, 0)), jnp.log(a) - jnp.log(b))
 
 
 BETA_INSIDE = 1 - 2.0**-20

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from surefoot.distributions import DiagGaussian
+from surefoot.distributions import DiagGaussian, FullGaussian
 from surefoot.surrogates import ratio
-from surefoot.types import Array, Batch
+from surefoot.types import Array, Batch, Info
 
 
 def quantile(x: Array, mask: Array, q: float) -> Array:
@@ -57,9 +57,17 @@ def measure(batch: Batch, policy: Any) -> dict[str, Array]:
     }
 
 
+def projection_share(method: Any, batch: Batch, policy: Any, info: Info) -> Array:
+    """The largest share of its bound that a part of the distance of a state's projected
+    distribution from the old one takes, where a method promises `projection`; 1 is on the bound."""
+    near = method.witness(policy(batch.obs), batch.old, info)
+    parts = method.metric.parts(near, batch.old)
+    return batch.max(jnp.maximum(parts.mean / method.mean_bound, parts.cov / method.cov_bound))
+
+
 def _parts(batch: Batch, new: Any) -> dict[str, Array]:
     """The KL of Gaussians in its two parts, mean over states; nothing for other distributions."""
-    if not isinstance(new, DiagGaussian):
+    if not isinstance(new, (DiagGaussian, FullGaussian)):
         return {}
     mean, covariance = batch.old.kl_parts(new)
     return {"kl_part_mean": batch.mean(mean), "kl_part_cov": batch.mean(covariance)}

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from surefoot.checks import check_number, require
-from surefoot.distributions import Beta, Categorical, DiagGaussian
+from surefoot.distributions import Beta, Categorical, DiagGaussian, FullGaussian
 from surefoot.types import Array, EnvSpec
 
 ACTIVATIONS = {"tanh": (jnp.tanh, np.tanh), "relu": (jax.nn.relu, lambda x: np.maximum(x, 0))}
@@ -86,6 +86,60 @@ class GaussianHead(eqx.Module):
         )
         return DiagGaussian(mean, bounded(log_std, self.log_std_min, self.log_std_max))
 
+    def spread(self) -> DiagGaussian:
+        """The distribution of one state round 0, where sigma is a free parameter."""
+        log_std = bounded(self.std, self.log_std_min, self.log_std_max)
+        return DiagGaussian(jnp.zeros_like(log_std), log_std)
+
+    def raw(self, spread: DiagGaussian) -> Array:
+        """The parameter `std` that gives a spread."""
+        return spread.log_std
+
+
+class FullGaussianHead(eqx.Module):
+    """Mean by a linear layer; the Cholesky factor of the covariance diag(exp(x)) (I + R), from d
+    numbers x, bounded like log-sigma, and the d (d - 1) / 2 entries of R below the diagonal, row by
+    row: free parameters, or linear in the features too (`std` is a layer then).
+
+    An entry of R is in units of its row's scale, so that a step on it means the same at every
+    sigma.
+    """
+
+    mean: Linear
+    std: Any
+    """[d + d (d - 1) / 2], x before R, or a `Linear` where the covariance depends on the state."""
+    log_std_min: float = eqx.field(static=True, default=-5.0)
+    log_std_max: float = eqx.field(static=True, default=2.0)
+
+    def __call__(self, x: Array) -> FullGaussian:
+        mean = self.mean(x)
+        d = mean.shape[-1]
+        factor = self.factor(self.std(x) if isinstance(self.std, Linear) else self.std, d)
+        return FullGaussian(mean, jnp.broadcast_to(factor, (*mean.shape, d)))
+
+    def factor(self, raw: Array, d: int) -> Array:
+        """The Cholesky factor [..., d, d] of raw numbers [..., d + d (d - 1) / 2]."""
+        scale = jnp.exp(bounded(raw[..., :d], self.log_std_min, self.log_std_max))[..., None]
+        unit = jnp.broadcast_to(jnp.eye(d, dtype=raw.dtype), (*raw.shape[:-1], d, d))
+        rows, columns = np.tril_indices(d, -1)
+        return scale * unit.at[..., rows, columns].set(raw[..., d:])
+
+    def spread(self) -> FullGaussian:
+        """The distribution of one state round 0, where the covariance is a free parameter."""
+        mean = jnp.zeros_like(self.mean.bias)
+        return FullGaussian(mean, self.factor(self.std, mean.shape[-1]))
+
+    def raw(self, spread: FullGaussian) -> Array:
+        """The parameter `std` that gives a spread."""
+        rows, columns = np.tril_indices(spread.factor.shape[-1], -1)
+        unit = spread.factor / jnp.diagonal(spread.factor)[:, None]
+        return jnp.concatenate([spread.log_diagonal, unit[rows, columns]])
+
+
+def full_size(d: int) -> int:
+    """Numbers that make a Cholesky factor: d + d (d - 1) / 2."""
+    return d * (d + 1) // 2
+
 
 SHARPEST = 1e3
 """Ceiling of a Beta's concentrations above 1: a deviation of 0.02 on [-1, 1], where log-densities
@@ -117,9 +171,9 @@ class Actor(eqx.Module):
     """A policy of its own: body and head."""
 
     body: MLP
-    head: GaussianHead | BetaHead | CategoricalHead
+    head: GaussianHead | FullGaussianHead | BetaHead | CategoricalHead
 
-    def __call__(self, obs: Array) -> DiagGaussian | Beta | Categorical:
+    def __call__(self, obs: Array) -> DiagGaussian | FullGaussian | Beta | Categorical:
         return self.head(self.body(obs))
 
 
@@ -140,12 +194,44 @@ class ActorCritic(eqx.Module):
     actor: Actor
     critic: Critic
 
-    def __call__(self, obs: Array) -> DiagGaussian | Beta | Categorical:
+    def __call__(self, obs: Array) -> DiagGaussian | FullGaussian | Beta | Categorical:
         return self.actor(self.trunk(obs))
 
     def value(self, obs: Array) -> Array:
         """V, [...]; its gradient reaches the shared layers."""
         return self.critic(self.trunk(obs))
+
+
+Head = GaussianHead | FullGaussianHead | BetaHead | CategoricalHead
+
+
+def head_of(policy: Any) -> Head | None:
+    """The last layer of a policy made by `Networks`; None for any other."""
+    actor = policy.actor if isinstance(policy, ActorCritic) else policy
+    return actor.head if isinstance(actor, Actor) else None
+
+
+def with_head(policy: Any, head: Head) -> Any:
+    """The same policy with another last layer."""
+    if isinstance(policy, ActorCritic):
+        return eqx.tree_at(lambda p: p.actor.head, policy, head)
+    return eqx.tree_at(lambda p: p.head, policy, head)
+
+
+def free_spread(policy: Any) -> DiagGaussian | FullGaussian | None:
+    """The covariance of a policy as the distribution of one state round 0, where it is a free
+    parameter and therefore the same in every state; None where it depends on the state, for
+    discrete actions, and for policies not made by `Networks`."""
+    head = head_of(policy)
+    if isinstance(head, (GaussianHead, FullGaussianHead)) and not isinstance(head.std, Linear):
+        return head.spread()
+    return None
+
+
+def with_spread(policy: Any, spread: Any) -> Any:
+    """The same policy with another free covariance, where `free_spread` found one."""
+    head: Any = head_of(policy)
+    return with_head(policy, eqx.tree_at(lambda h: h.std, head, head.raw(spread)))
 
 
 def acting(policy: Any) -> Any:
@@ -179,6 +265,8 @@ class Networks:
     """Ceiling of log sigma."""
     state_dependent_std: bool = False
     """Whether sigma is an output of the network rather than a free parameter."""
+    full_covariance: bool = False
+    """Whether actions are correlated: a Gaussian with a full Cholesky factor."""
     shared_layers: int = 0
     """Hidden layers that policy and critic share: 0 none, 1 the first (TREFree), len(hidden) the
     whole trunk."""
@@ -198,6 +286,13 @@ class Networks:
         )
         check_number(self, "head_gain", low=0, high=100)
         require(self.policy in POLICIES, self, "policy", self.policy, ", ".join(POLICIES))
+        require(
+            not (self.full_covariance and self.policy == "beta"),
+            self,
+            "full_covariance",
+            self.full_covariance,
+            "false with policy beta",
+        )
         check_number(self, "log_std_min", low=-20, high=20)
         check_number(self, "log_std_max", low=-20, high=20)
         require(
@@ -238,18 +333,19 @@ class Networks:
             tuple(Linear.orthogonal(rng, a, b, math.sqrt(2)) for a, b in pairs), self.activation
         )
 
-    def _head(
-        self, rng: np.random.Generator, spec: EnvSpec, width: int
-    ) -> GaussianHead | BetaHead | CategoricalHead:
-        out = Linear.orthogonal(rng, width, spec.action_dim, self.head_gain)
+    def _head(self, rng: np.random.Generator, spec: EnvSpec, width: int) -> Head:
+        d = spec.action_dim
+        out = Linear.orthogonal(rng, width, d, self.head_gain)
         if spec.discrete:
             return CategoricalHead(out)
         if self.policy == "beta":
-            return BetaHead(out, Linear.orthogonal(rng, width, spec.action_dim, self.head_gain))
-        init = np.full(spec.action_dim, self.log_std_init, np.float32)
+            return BetaHead(out, Linear.orthogonal(rng, width, d, self.head_gain))
+        kind = FullGaussianHead if self.full_covariance else GaussianHead
+        init = np.zeros(full_size(d) if self.full_covariance else d, np.float32)
+        init[:d] = self.log_std_init
         if self.state_dependent_std:
-            layer = Linear.orthogonal(rng, width, spec.action_dim, self.head_gain)
+            layer = Linear.orthogonal(rng, width, len(init), self.head_gain)
             std: Any = Linear(layer.weight, init)  # pyright: ignore[reportArgumentType] (NumPy until the first jit)
         else:
             std = init
-        return GaussianHead(out, std, self.log_std_min, self.log_std_max)
+        return kind(out, std, self.log_std_min, self.log_std_max)

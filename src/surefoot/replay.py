@@ -8,7 +8,7 @@ from typing import Any
 
 from surefoot import checkpoint
 from surefoot.agent import Agent
-from surefoot.certificate import attest
+from surefoot.certificate import attest, evidence
 from surefoot.checkpoint import tree_to_arrays
 from surefoot.checks import EnvironmentFault, UsageError
 from surefoot.config import read_config
@@ -32,8 +32,8 @@ def replay(folder: Path, start: int, stop: int) -> Iterator[tuple[int, dict[str,
         agent.step()
         if agent.update >= start:
             actors = tree_to_arrays(old), tree_to_arrays(agent.policy)
-            rollout = tree_to_arrays(agent.loop.rollout)
-            yield agent.update, attest(config, agent.update, actors, rollout, agent.report, True)
+            batch = evidence(config, old, agent.policy, agent.loop.rollout, agent.report)
+            yield agent.update, attest(config, agent.update, actors, batch, agent.report, True)
         if agent.due(since):
             since = agent.env_steps
             agent.pass_checkpoint()

@@ -14,7 +14,7 @@ import numpy as np
 from surefoot.advantages import GAE
 from surefoot.checks import UsageError
 from surefoot.curvature import all_finite, tree_where
-from surefoot.measure import measure
+from surefoot.measure import measure, projection_share
 from surefoot.networks import Networks
 from surefoot.normalize import RunningStats
 from surefoot.rewards import scale_rewards
@@ -176,6 +176,8 @@ def learn(
     critic, value_state = tree_where(fitted, (critic, value_state), (ts.critic, ts.value_state))
 
     report = measure(batch, policy) | info | {f"value_{k}": v for k, v in value_info.items()}
+    if algo.method.promise == "projection":
+        report["projection_share"] = projection_share(algo.method, batch, policy, report)
     report |= {"update_skipped": ~sound, "value_skipped": ~fitted, "reward_spikes": spikes}
     report["rows"] = jnp.sum(rollout.mask)
     obs_stats = ts.obs_stats

@@ -184,8 +184,18 @@ PROMISES = {
     "max_kl": "kl_max",
     "mean_reverse_kl": "kl_reverse",
     "max_reverse_kl": "kl_reverse_max",
+    "projection": "projection_share",
 }
-"""What an update may promise to keep at most `max_kl` -> the column of the ruler that shows it."""
+"""What an update may promise to keep within a bound (`bound_of`) -> the column of the ruler that
+shows it."""
+
+
+def bound_of(method: Any) -> float | None:
+    """The bound that a method promises to keep, on the column of `PROMISES`: its field `max_kl`, or
+    1 where the promise is `projection`, whose column is a share of bounds; None for `none`."""
+    if method.promise not in PROMISES:
+        return None
+    return 1.0 if method.promise == "projection" else float(method.max_kl)
 
 
 @runtime_checkable
@@ -202,7 +212,10 @@ class PolicyUpdate(Protocol):
     def promise(self) -> str:
         """What is enforced over the states of the batch: `mean_kl` (the mean KL(old || new) is at
         most the field `max_kl`), `max_kl` (that of the worst state is), the same of KL(new || old)
-        (`mean_reverse_kl`, `max_reverse_kl`), or `none`."""
+        (`mean_reverse_kl`, `max_reverse_kl`), `projection` (of every state both parts of
+        KL(witness || old) are at most the fields `mean_bound` and `cov_bound`, where the
+        distribution `witness(new, old, info)` is the method's to say, and `metric.parts` its
+        distance; of the new policy nothing is promised), or `none`."""
         ...
 
     def init(self, policy: Any, key: Key) -> State: ...

@@ -15,17 +15,15 @@ from typing import Any
 import numpy as np
 
 CERTIFICATE, FORMAT, KEEP, BLOCK, WIDEST = "certificate.jsonl", 1, 32, 512, 65536
-AGREE, FLOOR = 1e-9, 1e-12  # relative, absolute: float64 KLs that libraries add in another order
-ROUNDING, GRAIN = 1e-2, 1e-6  # a float32 KL beside the float64 one
+AGREE, FLOOR, ROUNDING, GRAIN = 1e-9, 1e-12, 1e-2, 1e-6  # relative, absolute: float64; float32
 UNPROMISING = "NPG PPO PPOKL TREFree TREFreeRatio TREFreeFree MDPO VMPO TRGPPO SPO ESPO TrulyPPO"
 UNPROMISING += " TRPPO PPORB SPU DiscoveredPO"
-PROMISES = {"TRPO": "mean_kl"} | dict.fromkeys(UNPROMISING.split(), "none")  # without its fields
-UNBOUNDED = ("none", "projection")  # nothing about the policy itself, whose kl_mean is shown
+PROMISES = {"TRPO": "mean_kl", "PAPI": "mean_kl"} | dict.fromkeys(UNPROMISING.split(), "none")
+BOUNDS, ON_DEVICE = {"none": None, "projection": 1.0}, ("jax", "gymnax", "probe")  # 1: all of each
 COLUMNS = {"max_kl": "kl_max", "mean_reverse_kl": "kl_reverse", "max_reverse_kl": "kl_reverse_max"}
-ON_DEVICE = ("jax", "gymnax", "probe")
+COLUMNS |= {"projection": "projection_share"}
 ACTIVATIONS: dict[str, Any] = {"tanh": np.tanh, "relu": lambda x, out: np.maximum(x, 0, out=out)}
-TYPES = {"BOOL": "|b1", "U8": "|u1", "I8": "|i1", "U16": "<u2", "I16": "<i2", "U32": "<u4"}
-TYPES |= {"I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8", "F16": "<f2"}
+TYPES = {f"{k}{8 * n}": f"<{k.lower()}{n}" for k in "UIF" for n in (1, 2, 4, 8)} | {"BOOL": "|b1"}
 STIRLING = {1: 1 / 12, 3: -1 / 360, 5: 1 / 1260, 7: -1 / 1680, 9: 1 / 1188, 11: -691 / 360360}
 Arrays = Mapping[str, np.ndarray]
 
@@ -38,12 +36,10 @@ def canonical(value: Any) -> bytes:
 def fingerprint(arrays: Arrays) -> str:
     """SHA-256 of named arrays: one line of JSON, [[name, dtype, shape], ...] in order of names,
     then the little-endian bytes of each array."""
-    little = {n: arrays[n].dtype.newbyteorder("<") for n in sorted(arrays)}
-    heads = [[n, kind.str, list(arrays[n].shape)] for n, kind in little.items()]
-    out = hashlib.sha256(canonical(heads) + b"\n")
-    for n, kind in little.items():
-        out.update(arrays[n].astype(kind, copy=False).tobytes())
-    return out.hexdigest()
+    little = {n: x.astype(x.dtype.newbyteorder("<"), copy=False) for n, x in sorted(arrays.items())}
+    heads = canonical([[n, x.dtype.str, list(x.shape)] for n, x in little.items()])
+    whole = b"".join((heads, b"\n", *(x.tobytes() for x in little.values())))
+    return hashlib.sha256(whole).hexdigest()
 
 
 def part(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
@@ -127,18 +123,24 @@ def divergence(p: tuple[Any, ...], q: tuple[Any, ...]) -> np.ndarray:
     return np.sum(normaliser - (la + lb - ls) + slope, axis=-1)
 
 
-def measured(promise: str, arrays: Arrays, net: Mapping[str, Any]) -> float:
-    """What a promise bounds: the mean over the rows of the batch that count, or the largest of them
-    (`max_...`), of KL(old, new), or of KL(new, old) (`..._reverse_kl`)."""
+def measured(promise: str, arrays: Arrays, settings: Mapping[str, Any]) -> float:
+    """What a promise bounds, over the rows that count: the mean or largest KL(old, new), or KL(new,
+    old); of `projection` the largest share of its bound that a part of KL(projected, old) is."""
     batch, old, new = (part(arrays, k) for k in ("batch/", "old/", "new/"))
-    rows = batch["mask"].view(np.uint8).reshape(-1) != 0
+    rows, method = batch["mask"].view(np.uint8).reshape(-1) != 0, settings["method"]
     obs = batch["obs"][:-1].reshape(len(rows), -1)[rows]
+    near = [x[rows] for _, x in sorted(part(batch, "projected/").items(), reverse=True)]
     kl = np.zeros(len(obs) or 1)
     with np.errstate(all="ignore"):
         for at in (slice(i, i + BLOCK) for i in range(0, len(obs), BLOCK)):
-            p, q = (distribution(actor, obs[at], net) for actor in (old, new))
+            p, q = (distribution(actor, obs[at], settings["networks"]) for actor in (old, new))
             kl[at] = divergence(q, p) if "reverse" in promise else divergence(p, q)
-    return float(kl.max() if promise.startswith("max") else kl.mean())
+            if promise == "projection":  # in the mean, and in the covariance
+                (kind, c, d), (a, b) = p, (*(x[at].astype(np.float64) for x in near), None)[:2]
+                mean, cov = divergence((kind, a, d), p), divergence((kind, c, b), p)
+                shares = mean / float(method["mean_bound"]), cov / float(method["cov_bound"])
+                kl[at] = np.maximum(*shares)
+    return float(kl.mean() if promise in ("none", "mean_kl", "mean_reverse_kl") else kl.max())
 
 
 class Kept:
@@ -164,8 +166,7 @@ class Kept:
         return keep
 
 
-# The run folder: a certificate has one HEADER, then a LINE an update.
-HEADER = dict(format=int, config=str, initial=str, every=int, batches=str)
+HEADER = dict(format=int, config=str, initial=str, every=int, batches=str)  # one, then LINEs
 LINE = dict(update=int, promise=str, bound=float | None, float32=float, float64=float | None)
 LINE |= dict(batch=str | None, old=str, new=str, previous=str)
 
@@ -174,11 +175,10 @@ class Verifier:
     """Reads a run and collects what is wrong with it in `findings`, each naming file and line."""
 
     def __init__(self, run: Path) -> None:
-        self.run, self.promise, self.recomputed = run, "", 0
+        self.run, self.promise, self.settings, self.recomputed = run, "", dict[str, Any](), 0
         self.bound: float | None = None
-        self.findings: list[str] = []
+        self.findings, self.hashes = list[str](), list[str]()  # hashes: of all lines
         self.lines: list[dict[str, Any]] = []  # of the updates: update n is line n + 1 of the file
-        self.hashes: list[str] = []  # of all lines
         self.kept = Kept(1, 1)
 
     def verify(self) -> Verifier:
@@ -229,10 +229,10 @@ class Verifier:
         data, head = path.read_bytes(), self.head
         if hashlib.sha256(data).hexdigest() != head["config"]:
             raise ValueError(f"{CERTIFICATE} line 1 has another hash of it")
-        config = json.loads(data)
-        settings, self.promise, self.bound = (config[k] for k in ("settings", "promise", "bound"))
-        method, envs, self.net = settings["method"], settings["num_envs"], settings["networks"]
-        bound = None if self.promise in UNBOUNDED else method.get("max_kl", self.bound)
+        keys = ("settings", "promise", "bound")
+        settings, self.promise, self.bound = map(json.loads(data).__getitem__, keys)
+        method, envs, self.settings = settings["method"], settings["num_envs"], settings
+        bound = BOUNDS.get(self.promise, method.get("max_kl", self.bound))
         if (PROMISES.get(method["type"], self.promise), bound) != (self.promise, self.bound):
             raise ValueError("promise and bound are not those of its method")
         rows = envs * (settings["num_steps"] or -(-settings["batch"] // envs))
@@ -249,8 +249,9 @@ class Verifier:
             small, checked = line["float32"], line["float64"] is not None
             exact = line["float64"] if checked else small
             value, due = max(small, exact), n % self.kept.every == 0 or (every and small > largest)
-            due = due and not self.net.get("full_covariance", False)  # a family not known here
+            due = due and not self.settings["networks"].get("full_covariance", False)  # not known
             near = math.isclose(small, exact, rel_tol=ROUNDING, abs_tol=GRAIN)
+            moved = 0 if self.promise == "projection" else value  # of the policy itself
             wrong = {
                 f"config.json promises {promised}": (line["promise"], line["bound"]) != promised,
                 f"old is not the {'new' if n > 1 else 'initial'} of line {n}": line["old"] != actor,
@@ -258,7 +259,7 @@ class Verifier:
                 "batch is missing": line["batch"] is None and (every or checked),
                 f"{value} breaks the bound {bound}": small > bound or exact > bound * (1 + AGREE),
                 f"float32 {small} is not float64 {exact} rounded": not near,
-                f"one actor has a KL of {value}": line["old"] == line["new"] and value > GRAIN,
+                f"one actor has a KL of {value}": line["old"] == line["new"] and moved > GRAIN,
             }
             self.findings += [f"{name} line {n + 1}: {what}" for what, bad in wrong.items() if bad]
             if checked:
@@ -270,7 +271,7 @@ class Verifier:
         for k in ("batch", "old", "new"):
             if fingerprint(part(arrays, k + "/")) != line[k]:
                 raise ValueError(f"{k} has another hash than in {CERTIFICATE}")
-        value, said = measured(self.promise, arrays, self.net), line["float64"]
+        value, said = measured(self.promise, arrays, self.settings), line["float64"]
         if said is None or not math.isclose(value, said, rel_tol=AGREE, abs_tol=FLOOR):
             raise ValueError(f"the KL is {value}, and {CERTIFICATE} says {said}")
         self.recomputed += 1
@@ -282,8 +283,7 @@ class Verifier:
         actor = self.lines[n - 1]["new"] if n else self.head["initial"]
         if fingerprint(part(load(path), "policy/")) != actor:
             raise ValueError(f"the policy has another hash than in {CERTIFICATE}")
-        state = json.loads((path.parent / "state.json").read_bytes())
-        if state["certificate"] != self.hashes[n]:
+        if json.loads((path.parent / "state.json").read_bytes())["certificate"] != self.hashes[n]:
             raise ValueError(f"state.json has another hash of {CERTIFICATE} line {n + 1}")
 
     def _metrics(self, path: Path) -> None:

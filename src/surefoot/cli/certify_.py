@@ -16,6 +16,10 @@ from surefoot.cli.flags import parse
 from surefoot.verifier import CERTIFICATE, Verifier
 
 EXIT_REJECTED = 1
+UNKNOWN = (
+    "no value was computed again: policies with full covariances are not known to the verifier; "
+    "float32 values, order and hashes were checked"
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,11 @@ def differences(
     return found
 
 
+def unknown(check: Verifier) -> bool:
+    """Whether the policies of a run are none that the verifier can compute."""
+    return check.settings.get("networks", {}).get("full_covariance", False)
+
+
 def report(check: Verifier, flags: Flags, stretch: tuple[int, int] | None) -> None:
     """Print findings and verdict."""
     if not flags.json:
@@ -94,6 +103,8 @@ def report(check: Verifier, flags: Flags, stretch: tuple[int, int] | None) -> No
             print(finding)
         again = "" if stretch is None else f"; updates {stretch[0]} to {stretch[1]} trained again"
         print(check.summary() + again)
+        if unknown(check):
+            print(UNKNOWN)
         return
     values = {
         "run": flags.run,
@@ -103,6 +114,7 @@ def report(check: Verifier, flags: Flags, stretch: tuple[int, int] | None) -> No
         "updates": len(check.lines),
         "checked": sum(line.get("float64") is not None for line in check.lines),
         "recomputed": check.recomputed,
+        "known": not unknown(check),
         "largest": check.kept.largest,
         "worst_update": check.kept.worst,
         "replayed": stretch,

@@ -21,6 +21,7 @@ BOUND_WORDS = {
     "max_kl": "each",
     "mean_reverse_kl": "mean reverse",
     "max_reverse_kl": "each reverse",
+    "projection": "projected, of its bounds",
 }
 """What a promise is about -> how the table says it."""
 

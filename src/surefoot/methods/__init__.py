@@ -29,6 +29,12 @@ METHODS: dict[str, MethodEntry] = {
         "FixPO",
         "KL penalty, then a fix-up phase: every state's KL <= max_kl, enforced",
     ),
+    "trpl": MethodEntry(
+        "surefoot.methods.trpl", "TRPL", "every state projected into its ball, differentiably"
+    ),
+    "papi": MethodEntry(
+        "surefoot.methods.papi", "PAPI", "PPO, then the last layer moved back: mean KL <= max_kl"
+    ),
     "ppo_kl": MethodEntry(
         "surefoot.methods.ppo_kl",
         "PPOKL",

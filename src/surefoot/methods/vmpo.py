@@ -28,7 +28,7 @@ class Duals(eqx.Module):
     """The temperature."""
     alpha: Array
     """[2]: multipliers of the KL's part of the mean and of the covariance; of a distribution that
-    is no Gaussian the first is that of its KL, and the second is not used."""
+    is no diagonal Gaussian the first is that of its KL, and the second is not used."""
 
 
 class VMPOState(eqx.Module):
@@ -83,7 +83,7 @@ class VMPO:
     in Gym, 0.1 from pixels)."""
     target_kl: float = 0.01
     """KL(target || new) that alpha steers towards, epsilon_alpha, for distributions other than
-    Gaussians (paper: log-uniform in [0.001, 0.01])."""
+    diagonal Gaussians (paper: log-uniform in [0.001, 0.01])."""
     target_kl_mean: float = 0.01
     """The same for the Gaussian mean's part (codes after the paper: 0.005 to 0.1)."""
     target_kl_cov: float = 5e-5

@@ -6,10 +6,13 @@ from __future__ import annotations
 from surefoot.config import Config
 from surefoot.methods.fixpo import FixPO
 from surefoot.methods.npg import NPG
+from surefoot.methods.papi import PAPI
 from surefoot.methods.ppo import PPO
+from surefoot.methods.trpl import TRPL
 from surefoot.methods.trpo import TRPO
 from surefoot.networks import Networks
 from surefoot.presets import Preset
+from surefoot.projection import KLMetric, WassersteinMetric
 from surefoot.sgd import SGD
 from surefoot.value import ValueFit
 
@@ -134,6 +137,75 @@ MUJOCO = [
             lam=0.95,  # the launcher
             normalize_advantage="none",  # the launcher
             networks=Networks(log_std_init=-0.5),  # the launcher: sigma = exp(-0.5)
+        ),
+    ),
+    Preset(
+        name="trpl-mujoco",
+        methods=("trpl",),
+        envs=TASKS,
+        source="the KL configuration that FixPO's authors ran (methods.md 3.17.8)",
+        config=Config(
+            method=TRPL(
+                metric=KLMetric(),
+                mean_bound=0.03,  # Otto et al. 2021, and that configuration
+                cov_bound=0.001,  # the same
+                regression=8.0,  # that configuration
+                sgd=SGD(
+                    lr=5e-5,  # that configuration
+                    epochs=20,  # the same
+                    minibatches=32,  # the same
+                    max_grad_norm=None,  # the same: no gradient clip
+                ),
+            ),
+            value=ValueFit(
+                SGD(lr=4.5e-4, epochs=10, minibatches=32, max_grad_norm=None)
+            ),  # that configuration
+            num_envs=8,
+            batch=2048,  # that configuration
+            gamma=0.99,  # Otto et al.'s code
+            lam=0.95,  # the same
+            normalize_advantage="minibatch",  # the same
+            normalize_reward=False,  # the same; observations are normalised
+        ),
+    ),
+    Preset(
+        name="trpl-mujoco-wasserstein",
+        methods=("trpl",),
+        envs=(),
+        source="Otto et al.'s code, HalfCheetah with the Wasserstein metric (methods.md 3.17.8)",
+        config=Config(
+            method=TRPL(
+                metric=WassersteinMetric(),
+                mean_bound=0.085,  # that configuration
+                cov_bound=5e-5,  # the same
+                regression=1.0,  # the same
+                sgd=SGD(lr=5e-5, epochs=20, minibatches=128, max_grad_norm=None),  # the same
+            ),
+            value=ValueFit(
+                SGD(lr=7.5e-4, epochs=10, minibatches=128, max_grad_norm=None)
+            ),  # the same
+            num_envs=8,
+            batch=2048,  # the same
+            normalize_advantage="minibatch",  # the same
+            normalize_reward=False,  # the same
+        ),
+    ),
+    Preset(
+        name="papi-mujoco",
+        methods=("papi",),
+        envs=TASKS,
+        source="Otto et al.'s code, PAPI on Humanoid (methods.md 3.17.8), its schedule of rates "
+        "left out",
+        config=Config(
+            method=PAPI(
+                max_kl=0.015,  # that configuration
+                clip=0.2,  # the same
+                sgd=SGD(lr=3e-4, epochs=10, minibatches=32),  # the same
+            ),
+            value=ValueFit(SGD(lr=2.5e-4, epochs=10, minibatches=32)),  # the same
+            num_envs=8,
+            batch=2048,  # the same
+            normalize_advantage="minibatch",  # Otto et al.'s code
         ),
     ),
 ]

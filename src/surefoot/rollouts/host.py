@@ -10,13 +10,14 @@ import jax
 import numpy as np
 
 from surefoot.checks import EnvironmentFault
-from surefoot.distributions import BETA_INSIDE, Beta, Categorical
+from surefoot.distributions import BETA_INSIDE, Beta, Categorical, FullGaussian
 from surefoot.networks import (
     ACTIVATIONS,
     SHARPEST,
     Actor,
     ActorCritic,
     BetaHead,
+    FullGaussianHead,
     GaussianHead,
     Linear,
 )
@@ -53,14 +54,16 @@ class Concentrations(NamedTuple):
 
 
 Parameters = tuple[np.ndarray, np.ndarray | None]
-"""Mean [N, d] and log-sigma, or `Concentrations`, or logits [N, K] and None."""
+"""Mean [N, d] and log-sigma or Cholesky factor, or `Concentrations`, or logits [N, K] and None."""
+GAUSSIANS = (GaussianHead, FullGaussianHead)
 
 
 class Shadow:
     """The actor in NumPy: normalised observations [N, d] to the parameters of the distribution.
 
     Equal to the jax actor to float32 rounding. A call gives the mean [N, act] and the log-sigma,
-    bounded as in the policy; the concentrations [N, act] of a Beta; or the logits [N, K] and None.
+    bounded as in the policy, or the Cholesky factor, which has one axis more than the mean ([1 or
+    N, act, act]); the concentrations [N, act] of a Beta; or the logits [N, K] and None.
     """
 
     def __init__(self, policy: Any) -> None:
@@ -73,14 +76,19 @@ class Shadow:
         out = head_layers(head)[0]
         self._out = (np.asarray(out.weight), np.asarray(out.bias))
         self._buffers: dict[int, list[np.ndarray]] = {}
-        self._log_std = (
-            None
-            if not isinstance(head, GaussianHead) or isinstance(head.std, Linear)
-            else self._bound(head.std)
-        )
+        std = head.std if isinstance(head, GAUSSIANS) else None
+        free = std is not None and not isinstance(std, Linear)
+        self._spread = self._bound(np.asarray(std)) if free else None
 
-    def _bound(self, log_std: Any) -> np.ndarray:
-        return np.clip(np.asarray(log_std), self._head.log_std_min, self._head.log_std_max)
+    def _bound(self, raw: np.ndarray) -> np.ndarray:
+        """Log-sigma, or the Cholesky factor with its first axis, from what the head holds."""
+        low, high = self._head.log_std_min, self._head.log_std_max
+        if not isinstance(self._head, FullGaussianHead):
+            return np.clip(raw, low, high)
+        raw, d = np.atleast_2d(raw), len(self._out[1])
+        factor = np.tile(np.eye(d, dtype=np.float32), (len(raw), 1, 1))
+        factor[(slice(None), *np.tril_indices(d, -1))] = raw[:, d:]
+        return np.exp(np.clip(raw[:, :d], low, high))[..., None] * factor
 
     def features(self, obs: np.ndarray) -> np.ndarray:
         """Output of the last hidden layer."""
@@ -95,15 +103,15 @@ class Shadow:
         return obs
 
     def __call__(self, obs: np.ndarray) -> Parameters:
-        """(mean, log_std), (alpha, beta) or (logits, None)."""
+        """(mean, log_std), (mean, factor), (alpha, beta) or (logits, None)."""
         x = self.features(obs)
         first = x @ self._out[0]
         first += self._out[1]
         if isinstance(self._head, BetaHead):
             second = x @ np.asarray(self._head.beta.weight) + np.asarray(self._head.beta.bias)
             return Concentrations(_concentration(first), _concentration(second))
-        if self._log_std is not None or not isinstance(self._head, GaussianHead):
-            return first, self._log_std
+        if self._spread is not None or not isinstance(self._head, GAUSSIANS):
+            return first, self._spread
         std = self._head.std
         return first, self._bound(x @ np.asarray(std.weight) + np.asarray(std.bias))
 
@@ -116,12 +124,14 @@ class JittedActor:
         self._policy = policy
 
     def __call__(self, obs: np.ndarray) -> Parameters:
-        """(mean, log_std), (alpha, beta) or (logits, None)."""
+        """(mean, log_std), (mean, factor), (alpha, beta) or (logits, None)."""
         dist = _forward(self._policy, obs)
         if isinstance(dist, Categorical):
             return np.asarray(dist.logits), None
         if isinstance(dist, Beta):
             return Concentrations(np.asarray(dist.alpha), np.asarray(dist.beta))
+        if isinstance(dist, FullGaussian):
+            return np.asarray(dist.mean), np.asarray(dist.factor)
         return np.asarray(dist.mean), np.asarray(dist.log_std)
 
 
@@ -137,7 +147,7 @@ def actor_parts(policy: Any) -> tuple[list[Any], Any]:
 
 def head_layers(head: Any) -> list[Linear]:
     """The layers of a head that always depend on the state, the first first."""
-    if isinstance(head, GaussianHead):
+    if isinstance(head, GAUSSIANS):
         return [head.mean]
     return [head.alpha, head.beta] if isinstance(head, BetaHead) else [head.logits]
 
@@ -161,10 +171,14 @@ def act(actor: Callable, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarra
     parameters = actor(obs)
     if isinstance(parameters, Concentrations):
         return _act_beta(parameters, noise)
-    first, log_std = parameters
-    if log_std is None:
+    first, spread = parameters
+    if spread is None:
         return np.argmax(first if noise is None else first + noise, axis=-1)
-    return first if noise is None else first + np.exp(log_std) * noise
+    if noise is None:
+        return first
+    if spread.ndim > first.ndim:  # a Cholesky factor
+        return first + np.squeeze(spread @ noise[..., None], -1)
+    return first + np.exp(spread) * noise
 
 
 def _act_beta(p: Concentrations, noise: np.ndarray | None) -> np.ndarray:
