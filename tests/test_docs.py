@@ -8,11 +8,14 @@ import runpy
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 import surefoot
+import tiny
 from surefoot import NPG, Agent, Fixup
 from surefoot.cli import main
+from surefoot.config import method_class
 from surefoot.methods import METHODS
 from surefoot.wrappers import WRAPPERS
 
@@ -134,6 +137,23 @@ def test_every_public_name_is_documented(monkeypatch):
     assert all(f"::: surefoot.{m}.{n}" in public.page() for n, m in public.homes().items())
     bare = "class A:\n    'a'\n    x: int = 0\n    def f(self): ...\n"
     assert public.lacking(ast.parse(bare).body[0]) == [".x", ".f"]
+
+
+@pytest.mark.slow
+def test_every_column_of_every_method_is_explained():
+    """By tracing an update; those of a training run are below."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    for kind in ("categorical", "gaussian"):
+        pi = tiny.policy(kind)
+        batch = tiny.batch(kind, pi, rows=64)
+        for name in METHODS:
+            m = method_class(name)()
+            key = jax.random.key(0)
+            run = lambda p, m=m, k=key, b=batch: m.update(p, m.init(p, k), b, k)[2]  # noqa: E731
+            info = jax.eval_shape(run, pi)
+            own = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
+            for column in info:
+                assert f"`{column}`" in page and f"`{column}`" in own, (name, column)
 
 
 REPORTS = [

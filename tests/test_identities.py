@@ -15,11 +15,24 @@ from jax.flatten_util import ravel_pytree
 import tiny
 from surefoot.advantages import GAE
 from surefoot.checks import UsageError
+from surefoot.distributions import Categorical
+from surefoot.divergences import KLNewOld, tsallis
+from surefoot.methods.espo import ESPO
 from surefoot.methods.fixpo import FixPO
+from surefoot.methods.mdpo import MDPO
 from surefoot.methods.npg import NPG
 from surefoot.methods.ppo import PPO
+from surefoot.methods.ppo_kl import PPOKL
+from surefoot.methods.ppo_rb import PPORB
+from surefoot.methods.tr_ppo import TRPPO
+from surefoot.methods.trefree import TREFree
+from surefoot.methods.trefree_free import TREFreeFree
+from surefoot.methods.trefree_ratio import TREFreeRatio
+from surefoot.methods.trgppo import TRGPPO
 from surefoot.methods.trpo import TRPO
-from surefoot.sgd import SGD
+from surefoot.methods.truly_ppo import TrulyPPO
+from surefoot.multipliers import FactorRule
+from surefoot.sgd import SGD, shuffles
 from surefoot.surrogates import Clipped, ratio
 from surefoot.train import Algorithm
 from surefoot.value import EntropyBonus, SharedValue
@@ -91,6 +104,105 @@ def test_ppo_with_a_stop_that_never_comes_runs_all_its_epochs():
             int(info["ppo_epochs"]) == epochs
             and int(state[1].count) == int(other[1].count) == 2 * epochs
         )
+
+
+STEPS = SGD(lr=0.03, epochs=2, minibatches=2)
+UNCLIPPED = {
+    "trefree_free": TREFreeFree(sgd=STEPS),
+    "trefree, inf": TREFree(delta=float("inf"), sgd=STEPS),
+    "trefree_ratio, inf": TREFreeRatio(clip=float("inf"), sgd=STEPS),
+    "espo that never stops": ESPO(stop_deviation=1e9, sgd=STEPS),
+    "ppo_kl, beta 0": PPOKL(beta_init=0.0, rule=FactorRule(floor=0.0), sgd=STEPS),
+    "trgppo, huge delta": TRGPPO(delta=1e3, sgd=STEPS),
+    "truly_ppo that is never far": TrulyPPO(delta=float("inf"), sgd=STEPS),
+    "tr_ppo that is never far": TRPPO(delta=float("inf"), sgd=STEPS),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["categorical", "gaussian"])
+def test_without_restraint_all_are_ppo_without_a_clip(x64, kind):
+    pi = tiny.policy(kind, dtype=np.float64)
+    batch = tiny.batch(kind, pi, masked=3)
+    want, _, _ = run(PPO(clip=float("inf"), sgd=STEPS), pi, batch)
+    for name, method in UNCLIPPED.items():
+        got, _, _ = run(method, pi, batch)
+        assert tiny.distance(got, want) < 1e-12, name
+    assert tiny.distance(want, pi) > 0.03
+
+
+@pytest.mark.slow
+def test_rollback_with_slope_zero_is_ppo(x64):
+    pi = tiny.policy("gaussian", dtype=np.float64)
+    batch = tiny.batch("gaussian", pi, masked=3)
+    clipped, _, info = run(PPO(clip=0.05, sgd=STEPS), pi, batch)
+    rolled, _, _ = run(PPORB(clip=0.05, alpha=0.0, sgd=STEPS), pi, batch)
+    assert tiny.distance(clipped, rolled) < 1e-12 and float(info["ppo_clip_fraction"]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["categorical", "gaussian"])
+def test_mdpo_with_a_constant_step_size_is_a_fixed_reverse_penalty(x64, kind):
+    pi = tiny.policy(kind, dtype=np.float64)
+    batch = tiny.batch(kind, pi, masked=3)
+    fixed = FactorRule(down=1.0, up=1.0)
+    reverse = PPOKL(beta_init=2.5, rule=fixed, divergence=KLNewOld(), sgd=STEPS)
+    want, state, _ = run(reverse, pi, batch)
+    got, _, _ = run(MDPO(beta=2.5, t_min=1.0, sgd=STEPS), pi, batch)
+    assert tiny.distance(got, want) < 1e-12 and float(state.beta) == 2.5
+    other, _, _ = run(dataclasses.replace(reverse, beta_init=1.0), pi, batch)
+    assert tiny.distance(other, want) > 1e-4
+
+
+def test_tsallis_tends_to_the_reverse_kl(x64):
+    """Over every action at the weight of the old policy, as its index tends to 1; and at 2 it is
+    the chi-square divergence, sum (new - old)^2 / old."""
+    rng = np.random.default_rng(0)
+    old, new = (Categorical(jnp.asarray(rng.normal(size=(1, 5)))) for _ in range(2))
+    batch = tiny.batch("categorical", tiny.policy("categorical", dtype=np.float64), rows=5)
+    every = lambda d: Categorical(jnp.repeat(d.logits, 5, axis=0))
+    action = jnp.arange(5)
+    at = dataclasses.replace(
+        batch, action=action, old=every(old), log_prob=every(old).log_prob(action)
+    )
+    p, q = np.exp(old.log_p[0]), np.exp(new.log_p[0])
+    mean = lambda index: float(np.sum(p * np.asarray(tsallis(every(new), at, index))))
+    np.testing.assert_allclose(mean(1 + 1e-7), float(new.kl(old)[0]), rtol=1e-6)
+    np.testing.assert_allclose(mean(2.0), np.sum((q - p) ** 2 / p), rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_espo_stops_before_the_step_that_strays(x64):
+    """What it returns, optimiser included, is what as many steps give; the step at which the
+    minibatch had strayed is not among them."""
+    pi = tiny.policy("gaussian", dtype=np.float64)
+    batch = tiny.batch("gaussian", pi, rows=24)
+    sgd = SGD(lr=0.02, epochs=4, minibatches=3)
+
+    @jax.jit
+    def until(limit):
+        method = ESPO(stop_deviation=limit, sgd=sgd)
+        return method.update(pi, method.init(pi, KEY), batch, KEY)
+
+    policies = {}
+    for limit in np.geomspace(1e-3, 1.0, 25):
+        new, (_, adam), info = until(limit)
+        steps = int(info["espo_steps"])
+        assert int(adam.count) == steps
+        policies.setdefault(steps, (new, adam))
+        assert tiny.same(policies[steps], (new, adam))  # many limits, the same steps
+        assert float(info["espo_deviation"]) <= limit
+    assert min(policies) == 1 and len(policies) >= 3  # the first deviation is 0: one step at least
+    rows = np.asarray(shuffles(KEY, 4, 24)).reshape(12, 8)
+    for steps, (new, _) in policies.items():
+        if steps == 12:
+            continue
+        mb = batch.take(jnp.asarray(rows[steps]))
+        strayed = float(jnp.mean(jnp.abs(ratio(new(mb.obs), mb) - 1)))
+        again, _, info = until(strayed * (1 - 1e-9))
+        assert int(info["espo_steps"]) == steps and tiny.same(again, new)
+        _, _, info = until(strayed * (1 + 1e-9))
+        assert int(info["espo_steps"]) > steps
 
 
 def test_a_penalty_enters_the_objective_with_a_minus(x64):

@@ -24,6 +24,8 @@ ROWS = [
         "surrogates",
         "measure",
         "divergences",
+        "multipliers",
+        "ranges",
         "repair",
     ],
     ["exact"],

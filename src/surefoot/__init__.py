@@ -15,12 +15,27 @@ if TYPE_CHECKING:
     from surefoot.config import Config
     from surefoot.divergences import KLNewOld, KLOldNew, MeanState, WorstState
     from surefoot.evaluate import Score, evaluate
+    from surefoot.methods.discovered_po import DiscoveredPO
+    from surefoot.methods.espo import ESPO
     from surefoot.methods.fixpo import FixPO
+    from surefoot.methods.mdpo import MDPO
     from surefoot.methods.npg import NPG
     from surefoot.methods.papi import PAPI
     from surefoot.methods.ppo import PPO
+    from surefoot.methods.ppo_kl import PPOKL
+    from surefoot.methods.ppo_rb import PPORB
+    from surefoot.methods.spo import SPO
+    from surefoot.methods.spu import SPU
+    from surefoot.methods.tr_ppo import TRPPO
+    from surefoot.methods.trefree import TREFree
+    from surefoot.methods.trefree_free import TREFreeFree
+    from surefoot.methods.trefree_ratio import TREFreeRatio
+    from surefoot.methods.trgppo import TRGPPO
     from surefoot.methods.trpl import TRPL
     from surefoot.methods.trpo import TRPO
+    from surefoot.methods.truly_ppo import TrulyPPO
+    from surefoot.methods.vmpo import VMPO
+    from surefoot.multipliers import FactorRule
     from surefoot.networks import Networks
     from surefoot.projection import (
         ExponentialEntropy,
@@ -54,11 +69,26 @@ _HOMES = {
     "Score": "evaluate",
     "evaluate": "evaluate",
     "FixPO": "methods.fixpo",
+    "PPOKL": "methods.ppo_kl",
+    "TREFree": "methods.trefree",
+    "TREFreeRatio": "methods.trefree_ratio",
+    "TREFreeFree": "methods.trefree_free",
+    "MDPO": "methods.mdpo",
+    "VMPO": "methods.vmpo",
+    "TRGPPO": "methods.trgppo",
+    "SPO": "methods.spo",
+    "ESPO": "methods.espo",
+    "TrulyPPO": "methods.truly_ppo",
+    "TRPPO": "methods.tr_ppo",
+    "PPORB": "methods.ppo_rb",
+    "SPU": "methods.spu",
+    "DiscoveredPO": "methods.discovered_po",
     "NPG": "methods.npg",
     "PAPI": "methods.papi",
     "PPO": "methods.ppo",
     "TRPL": "methods.trpl",
     "TRPO": "methods.trpo",
+    "FactorRule": "multipliers",
     "Networks": "networks",
     "ExponentialEntropy": "projection",
     "FreeEntropy": "projection",
@@ -80,19 +110,30 @@ _HOMES = {
 }
 
 __all__ = [
+    "ESPO",
+    "MDPO",
     "NPG",
     "PAPI",
     "PPO",
+    "PPOKL",
+    "PPORB",
     "SGD",
+    "SPO",
+    "SPU",
+    "TRGPPO",
     "TRPL",
     "TRPO",
+    "TRPPO",
+    "VMPO",
     "Agent",
     "Algorithm",
     "Clipped",
     "Config",
+    "DiscoveredPO",
     "EntropyBonus",
     "EnvironmentFault",
     "ExponentialEntropy",
+    "FactorRule",
     "FixPO",
     "Fixup",
     "FreeEntropy",
@@ -107,6 +148,10 @@ __all__ = [
     "Score",
     "SelfNormalised",
     "SharedValue",
+    "TREFree",
+    "TREFreeFree",
+    "TREFreeRatio",
+    "TrulyPPO",
     "TrustReport",
     "UsageError",
     "ValueFit",

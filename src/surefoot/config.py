@@ -16,6 +16,7 @@ from surefoot.checks import UsageError, check_count, check_number, require
 from surefoot.divergences import DIVERGENCES, STATISTICS, Divergence, Statistic
 from surefoot.envs import nearest
 from surefoot.methods import METHODS
+from surefoot.multipliers import FactorRule
 from surefoot.networks import Networks
 from surefoot.projection import ENTROPIES, METRICS, EntropyControl, Metric
 from surefoot.rollouts.vine import Vine
@@ -211,7 +212,7 @@ def method_name(method: Any) -> str:
 
 
 def _kinds() -> dict[str, type[Any]]:
-    own = [ValueFit, SharedValue, SGD, Networks, Vine]
+    own = [ValueFit, SharedValue, SGD, FactorRule, Networks, Vine]
     own += [part for table in PARTS.values() for part in table.values()]
     own += [method_class(name) for name in METHODS]
     own += [getattr(importlib.import_module(WRAPPERS[name]), name) for name in WRAPPERS]

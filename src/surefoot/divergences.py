@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from surefoot.types import KL_MARGIN, WORST_MARGIN, Array, Batch
+from surefoot.distributions import DiagGaussian, expm1_minus
+from surefoot.surrogates import log_ratio
+from surefoot.types import KL_MARGIN, WORST_MARGIN, Array, Batch, Number
 
 
 @runtime_checkable
@@ -52,6 +54,26 @@ class KLNewOld:
 
     def __call__(self, new: Any, batch: Batch) -> Array:
         return counted(new, batch).kl(batch.old)
+
+
+def decoupled(new: DiagGaussian, batch: Batch) -> tuple[Array, Array]:
+    """KL(old || new) of Gaussians with the new mean alone, and with the new covariance alone, each
+    [M] (Song et al., 2020, section 3.3). Unlike `DiagGaussian.kl_parts` they do not add up to the
+    KL: the mean's part is in units of the old covariance."""
+    old, new = batch.old, counted(new, batch)
+    mean = old.kl(DiagGaussian(new.mean, old.log_std))
+    return mean, old.kl(DiagGaussian(old.mean, new.log_std))
+
+
+def tsallis(new: Any, batch: Batch, q: Number) -> Array:
+    """A sample of the Tsallis divergence of index q > 1 of the new policy from the old, [M], at
+    least 0: with r the ratio, [r^q - 1 - q (r - 1)] / (q - 1), whose mean over old actions is
+    mean[(r^q - 1) / (q - 1)]; as q tends to 1 that mean is KL(new || old).
+
+    On rows that do not count it is 0.
+    """
+    x = log_ratio(new, batch)  # the linear terms of both cancel, so nothing is lost near r = 1
+    return (expm1_minus(q * x) - q * expm1_minus(x)) / (q - 1)
 
 
 DIVERGENCES = {"old_new": KLOldNew, "new_old": KLNewOld}

@@ -12,7 +12,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from surefoot.checks import UsageError, check_count, check_number
-from surefoot.types import Array, Batch, Key
+from surefoot.types import Array, Batch, Info, Key, Penalty
 
 _PACKED_ROWS = 1 << 12
 
@@ -68,6 +68,8 @@ def sweep(
 
 
 Loss = Callable[[Any, Batch], tuple[Array, dict[str, Array]]]
+Objective = Callable[[Any, Batch], tuple[Array, dict[str, Array]]]
+"""`(new distribution, minibatch) -> what is maximised [M], what is reported of it [M]`."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,17 @@ class SGD:
         batch: Batch,
         key: Key,
         stop: Callable[[Any], Array] | None = None,
+        halt: Callable[[Info], Array] | None = None,
     ) -> tuple[Any, Any, dict[str, Array]]:
         """Minimise `loss(params, minibatch) -> value, info`; returns parameters, optimiser state,
         mean info.
 
         `stop(params)` is asked after every epoch but the last; where it says True no further epoch
-        is run, and `epochs` in the info says how many were.
+        is run, and `epochs` in the info says how many were. `halt(info)` is asked before every step
+        with the info of its minibatch; where it says True neither this step nor any other is made,
+        and `steps` in the info says how many were. At most one of the two is given.
         """
+        assert stop is None or halt is None
         flat: Any
         flat, unravel = ravel_pytree(params)
         transform, rate = self.direction, self.rate(batch.progress)
@@ -141,10 +147,12 @@ class SGD:
             move, opt = transform.update(ravel_pytree(grads)[0], opt)
             return (flat - rate * move, opt), {"loss": value} | info
 
+        if halt is not None:
+            return self._until(halt, step, unravel, flat, opt, batch, key)
         if stop is None:
             (flat, opt), infos = sweep(step, (flat, opt), batch, key, self.epochs, self.minibatches)
             return unravel(flat), opt, {k: jnp.mean(v) for k, v in infos.items()}
-        halt = stop
+        halt_after = stop
 
         def epoch(state: tuple[Any, Array, Any]) -> tuple[Any, Array, Any]:
             carry, done, totals = state
@@ -155,7 +163,7 @@ class SGD:
 
         def go_on(state: tuple[Any, Array, Any]) -> Array:
             (flat, _), done, _ = state
-            return (done < self.epochs) & ((done == 0) | ~halt(unravel(flat)))
+            return (done < self.epochs) & ((done == 0) | ~halt_after(unravel(flat)))
 
         shapes = jax.eval_shape(step, (flat, opt), batch.minibatch(jnp.zeros(1, jnp.int32)))[1]
         zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items()}
@@ -164,3 +172,62 @@ class SGD:
         )
         info = {k: v / done.astype(v.dtype) for k, v in totals.items()}
         return unravel(flat), opt, info | {"epochs": done}
+
+    def _until(
+        self,
+        halt: Callable[[Info], Array],
+        step: Callable[[Any, Batch], tuple[Any, Info]],
+        unravel: Callable[[Any], Any],
+        flat: Any,
+        opt: Any,
+        batch: Batch,
+        key: Key,
+    ) -> tuple[Any, Any, Info]:
+        """Steps until `halt` says True before one of them, as in `minimise`."""
+        rows = minibatch_rows(shuffles(key, self.epochs, len(batch.mask)), self.minibatches)
+        rows = rows.reshape(self.epochs * self.minibatches, -1)
+
+        def go_on(state: Any) -> Array:
+            _, done, halted, _ = state
+            return (done < len(rows)) & ~halted
+
+        def one(state: Any) -> Any:
+            carry, done, _, totals = state
+            moved, info = step(carry, batch.minibatch(rows[done]))
+            halted = halt(info)
+            carry = jax.tree.map(lambda a, b: jnp.where(halted, b, a), moved, carry)
+            totals = {k: totals[k] + jnp.where(halted, 0, v) for k, v in info.items()}
+            return carry, done + ~halted, halted, totals
+
+        shapes = jax.eval_shape(step, (flat, opt), batch.minibatch(rows[0]))[1]
+        totals = {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items()}
+        start = ((flat, opt), jnp.zeros((), jnp.int32), jnp.zeros((), bool), totals)
+        (flat, opt), done, _, totals = jax.lax.while_loop(go_on, one, start)
+        info = {k: v / jnp.maximum(done, 1).astype(v.dtype) for k, v in totals.items()}
+        return unravel(flat), opt, info | {"steps": done}
+
+    def maximise(
+        self,
+        objective: Objective,
+        policy: Any,
+        opt: Any,
+        batch: Batch,
+        key: Key,
+        penalty: Penalty,
+        name: str,
+        *,
+        stop: Callable[[Any], Array] | None = None,
+        halt: Callable[[Info], Array] | None = None,
+    ) -> tuple[Any, Any, Info]:
+        """Maximise the mean of `objective` over the rows that count, less `penalty`.
+
+        Returns policy, optimiser state and the means of what is reported, `loss` included, each
+        under `name`; `stop` and `halt` as in `minimise`.
+        """
+
+        def loss(p: Any, mb: Batch) -> tuple[Array, Info]:
+            gain, info = objective(p(mb.obs), mb)
+            return penalty(p, mb) - mb.mean(gain), {k: mb.mean(x) for k, x in info.items()}
+
+        policy, opt, info = self.minimise(loss, policy, opt, batch, key, stop, halt)
+        return policy, opt, {f"{name}_{k}": x for k, x in info.items()}

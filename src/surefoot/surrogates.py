@@ -20,10 +20,15 @@ class Surrogate(Protocol):
     def __call__(self, new: Any, batch: Batch) -> Array: ...
 
 
+def log_ratio(new: Any, batch: Batch) -> Array:
+    """ln of new(a|s) / old(a|s), [M]; 0 on rows that do not count."""
+    return jnp.where(batch.mask, new.log_prob(batch.action) - batch.log_prob, 0)
+
+
 def ratio(new: Any, batch: Batch) -> Array:
     """new(a|s) / old(a|s), [M]; 1 on rows that do not count."""
     # Masked before exp: there it could overflow, and zero times infinity in the gradient is NaN.
-    return jnp.exp(jnp.where(batch.mask, new.log_prob(batch.action) - batch.log_prob, 0))
+    return jnp.exp(log_ratio(new, batch))
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,8 @@ class Batch(eqx.Module):
     branches: int = eqx.field(static=True, default=1)
     """Rows of each state: row r is a branch of state r mod (M / branches). Rows that were taken
     apart (`take`) are states of their own."""
+    extra: Any = None
+    """Arrays [M, ...] of a method's own that travel with the rows; nobody else reads them."""
 
     def mean(self, x: Array) -> Array:
         """Mean over the rows that count. The only mean in the library."""
@@ -162,8 +164,8 @@ class Batch(eqx.Module):
             self.value,
             self.mask,
         )
-        taken = jax.tree.map(pick, fields)
-        return Batch(*taken, self.progress, self.standardize_minibatch)  # pyright: ignore[reportCallIssue] (a tuple of eight)
+        taken, extra = jax.tree.map(pick, (fields, self.extra))
+        return Batch(*taken, self.progress, self.standardize_minibatch, extra)  # pyright: ignore[reportCallIssue] (a tuple of eight)
 
     def minibatch(self, rows: Array) -> Batch:
         """`take`, with the advantage standardised over the rows taken where the batch asks for

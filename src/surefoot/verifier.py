@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 CERTIFICATE, FORMAT, KEEP, BLOCK, WIDEST = "certificate.jsonl", 1, 32, 512, 65536
-AGREE, FLOOR = 1e-9, 1e-12  # relative, absolute: float64 KLs that libraries add in another order
-ROUNDING, GRAIN = 1e-2, 1e-6  # a float32 KL beside the float64 one
-PROMISES = {"TRPO": "mean_kl", "PAPI": "mean_kl", "NPG": "none", "PPO": "none"}  # alone decides
-BOUNDS = {"none": None, "projection": 1.0}  # the promise alone decides; 1 is all of each bound
+AGREE, FLOOR, ROUNDING, GRAIN = 1e-9, 1e-12, 1e-2, 1e-6  # relative, absolute: float64; float32
+UNPROMISING = "NPG PPO PPOKL TREFree TREFreeRatio TREFreeFree MDPO VMPO TRGPPO SPO ESPO TrulyPPO"
+UNPROMISING += " TRPPO PPORB SPU DiscoveredPO"
+PROMISES = {"TRPO": "mean_kl", "PAPI": "mean_kl"} | dict.fromkeys(UNPROMISING.split(), "none")
+BOUNDS, ON_DEVICE = {"none": None, "projection": 1.0}, ("jax", "gymnax", "probe")  # 1: all of each
 COLUMNS = {"max_kl": "kl_max", "mean_reverse_kl": "kl_reverse", "max_reverse_kl": "kl_reverse_max"}
 COLUMNS |= {"projection": "projection_share"}
-ON_DEVICE = ("jax", "gymnax", "probe")
 ACTIVATIONS: dict[str, Any] = {"tanh": np.tanh, "relu": lambda x, out: np.maximum(x, 0, out=out)}
 TYPES = {f"{k}{8 * n}": f"<{k.lower()}{n}" for k in "UIF" for n in (1, 2, 4, 8)} | {"BOOL": "|b1"}
 STIRLING = {1: 1 / 12, 3: -1 / 360, 5: 1 / 1260, 7: -1 / 1680, 9: 1 / 1188, 11: -691 / 360360}

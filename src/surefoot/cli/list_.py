@@ -127,6 +127,7 @@ def presets() -> list[dict[str, Any]]:
 def runs(folder: Path) -> list[dict[str, Any]]:
     """Every run under a folder, newest last, with its last line of metrics."""
     rows: list[dict[str, Any]] = []
+    names = {entry.record: name for name, entry in METHODS.items()}
     found = (
         sorted(folder.glob("**/config.json"), key=lambda p: p.stat().st_mtime)
         if folder.is_dir()
@@ -135,10 +136,11 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     for path in found:
         last = _last_line(path.parent / "metrics.jsonl")
         settings = json.loads(path.read_text()).get("settings", {})
+        kind = settings.get("method", {}).get("type", "?")
         rows.append(
             {
                 "run": str(path.parent),
-                "method": settings.get("method", {}).get("type", "?").lower(),
+                "method": names.get(kind, kind.lower()),
                 "env": settings.get("env", "?"),
                 "seed": settings.get("seed", "?"),
                 "env_steps": last.get("env_steps", 0),

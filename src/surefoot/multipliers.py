@@ -1,0 +1,71 @@
+"""Multipliers of penalties: how a coefficient follows the KL that it is to hold, by a factor or by
+a gradient of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from surefoot.checks import check_number
+from surefoot.types import Array, Number
+
+STEEPEST = 1e15
+"""Gradients of multipliers are cut here, so that a KL that overflows does not make Adam's moments
+infinite."""
+
+
+@dataclass(frozen=True)
+class FactorRule:
+    """beta / down where KL < low target, beta * up where KL > high target, else beta; then kept
+    between floor and ceiling (Schulman et al., 2017, section 4).
+
+    The published rules are settings of it: PPO's is the default, modular_rl's is `FactorRule(low=
+    0.7, high=1.3, down=1.5, up=1.5)`, RLlib's `FactorRule(low=0.5, high=2, down=2, up=1.5)`, and a
+    fixed coefficient `FactorRule(down=1, up=1)`.
+    """
+
+    low: float = 1 / 1.5
+    """Share of the target below which beta falls."""
+    high: float = 1.5
+    """Multiple of the target above which beta rises."""
+    down: float = 2.0
+    """What beta is divided by; 1 never lowers it."""
+    up: float = 2.0
+    """What beta is multiplied by; 1 never raises it."""
+    floor: float = 1e-4
+    """Smallest beta (none in the paper)."""
+    ceiling: float = 1e4
+    """Largest beta (none in the paper)."""
+
+    def __post_init__(self) -> None:
+        check_number(self, "low", low=0, high=1)
+        check_number(self, "high", low=1)
+        check_number(self, "down", low=1, open_high=True)
+        check_number(self, "up", low=1, open_high=True)
+        check_number(self, "floor", low=0, open_high=True)
+        low = self.floor if isinstance(self.floor, (int, float)) else 0.0
+        check_number(self, "ceiling", low=low)
+
+    def __call__(self, beta: Array, kl: Array, target: Number) -> Array:
+        """The next beta, after an update whose mean KL was `kl`; of a NaN it is the same beta."""
+        lower = jnp.where(kl < self.low * target, beta / self.down, beta)
+        moved = jnp.where(kl > self.high * target, beta * self.up, lower)
+        return jnp.clip(moved, self.floor, self.ceiling)
+
+
+def init_duals(values: Any) -> Any:
+    """Adam's state for a tree of dual variables."""
+    return optax.scale_by_adam().init(values)
+
+
+def move_duals(values: Any, slopes: Any, opt: Any, lr: Number, floor: float) -> tuple[Any, Any]:
+    """One Adam step down the slopes, then each dual at least `floor`; returns duals and state."""
+    cut = jax.tree.map(lambda g: jnp.clip(g, -STEEPEST, STEEPEST), slopes)
+    moves: Any
+    moves, opt = optax.scale_by_adam().update(cut, opt)
+    step = lambda x, move: jnp.maximum(x - lr * move, floor)  # noqa: E731
+    return jax.tree.map(step, values, moves), opt
