@@ -15,9 +15,15 @@ import importlib
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is all it does
+# Compiling is all it does. Read when the backend starts; another jax may not know the second flag.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false" * version("jax").startswith("0.10."),
+)
 
 import jax
 import jax.numpy as jnp

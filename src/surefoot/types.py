@@ -165,7 +165,7 @@ class Batch(eqx.Module):
             self.mask,
         )
         taken, extra = jax.tree.map(pick, (fields, self.extra))
-        return Batch(*taken, self.progress, self.standardize_minibatch, extra)  # pyright: ignore[reportCallIssue] (a tuple of eight)
+        return Batch(*taken, self.progress, self.standardize_minibatch, extra=extra)  # pyright: ignore[reportCallIssue] (a tuple of eight)
 
     def minibatch(self, rows: Array) -> Batch:
         """`take`, with the advantage standardised over the rows taken where the batch asks for
