@@ -137,7 +137,8 @@ _CONFIGS: dict[str, tuple[Config[Any, Any], Config[Any, Any], Config[Any, Any], 
     ),
     "spo": (
         cartpole(SPO(sgd=_CARTPOLE)),
-        pendulum(SPO(sgd=_PENDULUM)),
+        # tuned here, on other seeds: lr 3e-4; with 1e-3 some runs stay near -800
+        pendulum(SPO(sgd=dataclasses.replace(_PENDULUM, lr=3e-4))),
         mujoco(
             SPO(sgd=SGD(lr=3e-4, epochs=10, minibatches=4, anneal=True)),  # the authors: 10 x 4
             value=ValueFit(SGD(lr=3e-4, epochs=10, minibatches=4, anneal=True), clip=0.2),
