@@ -23,6 +23,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "surefoot"
@@ -58,8 +59,11 @@ def run_blocks() -> list[str]:
         run, path = small_run(Path(folder))
         for where, code in blocks():
             try:
+                module = ModuleType(where)
+                sys.modules[where] = module  # dataclasses look for their module there
+                module.__dict__["PATH"] = Path(path)
                 with contextlib.redirect_stdout(io.StringIO()):
-                    exec(code.replace('"RUN"', repr(run)), {"__name__": where, "PATH": Path(path)})
+                    exec(code.replace('"RUN"', repr(run)), module.__dict__)
             except Exception:
                 traceback.print_exc()
                 failed.append(where)
