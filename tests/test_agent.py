@@ -43,6 +43,7 @@ def test_the_submodule_evaluate_does_not_hide_the_function():
         PPO(stop_kl=0.02, sgd=SGD(minibatches=4)),
     ],
 )
+@pytest.mark.slow
 def test_methods_by_name_and_by_record(method):
     value = ValueFit(SGD(minibatches=2, epochs=2))
     agent = Agent(
@@ -64,6 +65,7 @@ def test_a_preset_fits_unless_told_otherwise():
     assert Agent(TRPO(max_kl=0.05), "CartPole-v1").config.method.max_kl == 0.05
 
 
+@pytest.mark.slow
 def test_environments_as_id_object_function_and_vector():
     make = lambda: gymnasium.make("CartPole-v1")  # noqa: E731
     vector = gymnasium.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync")

@@ -11,6 +11,7 @@ import surefoot as sf
 from surefoot import UsageError
 
 
+@pytest.mark.slow
 def test_many_seeds_are_one_vmap_and_differ():
     init, iterate = sf.build(sf.TRPO(), "jax:CartPole-v1", num_envs=4, num_steps=16)
     state = jax.vmap(init)(jax.random.split(jax.random.key(0), 3))
@@ -22,6 +23,7 @@ def test_many_seeds_are_one_vmap_and_differ():
     assert np.asarray(state.train.update).tolist() == [4, 4, 4]
 
 
+@pytest.mark.slow
 def test_a_lane_is_the_single_run_to_rounding():
     init, iterate = sf.build(
         sf.PPO(sgd=sf.SGD(minibatches=2, epochs=2)), "probe:acted", num_envs=8, num_steps=4

@@ -244,6 +244,7 @@ def test_masked_rows_are_not_steps(tmp_path, capsys):
 @pytest.mark.parametrize(
     "method_and_env", [("trpo", "CartPole-v1"), ("ppo", "jax:CartPole-v1"), ("npg", "Pendulum-v1")]
 )
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes(method_and_env, tmp_path, capsys):
     method, env = method_and_env
     args = [

@@ -210,6 +210,7 @@ def test_the_same_runs_give_the_same_bytes_and_no_clock_is_in_them(capsys, tmp_p
     assert str(tmp_path) not in b"".join(b[n] for n in b if not n.endswith("png")).decode()
 
 
+@pytest.mark.slow
 def test_under_three_seeds_there_is_a_table_and_no_verdict(capsys):
     made([*BASE, "--seeds", "2"], trpo=300.0)
     assert main([*BASE, "--seeds", "2"]) == 0
@@ -266,6 +267,7 @@ def test_the_baseline_is_the_last_method_or_the_one_named(capsys):
     assert "95 % for all 2 comparisons together" in got["verdicts"][0]["words"]
 
 
+@pytest.mark.slow
 def test_runs_of_several_versions_are_noted(capsys):
     args = made([*BASE, "--seeds", "3", "--json"])
     run = runs(args)[0]
@@ -278,6 +280,7 @@ def test_runs_of_several_versions_are_noted(capsys):
     assert any("2 states of surefoot's code" in n for n in notes)
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn(tmp_path, capsys, monkeypatch):
     need("matplotlib")
     monkeypatch.setattr(plots, "available", lambda: True)
@@ -352,6 +355,7 @@ def trainer(monkeypatch, runs_there, fail=(), end=100.0):
     return commands
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_run(monkeypatch, capsys):
     args = [*BASE, "--seeds", "3", "--jobs", "2"]
     everything = runs(args)
@@ -368,6 +372,7 @@ def test_only_what_is_missing_is_run(monkeypatch, capsys):
     assert main(args) == 0 and again == []
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_stop_the_others(monkeypatch, capsys):
     args = [*BASE, "--seeds", "3", "--jobs", "1"]
     commands = trainer(monkeypatch, runs(args), fail=("trpo jax:CartPole-v1 seed 1",))
@@ -380,6 +385,7 @@ def test_a_run_that_fails_does_not_stop_the_others(monkeypatch, capsys):
     assert "no verdict, 2 seeds a method" in out
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_altogether_leaves_the_table(monkeypatch, capsys):
     args = [*BASE, "--seeds", "3", "--json"]
     lost = [r.name for r in runs(args) if r.cell.label == "ppo"]
@@ -389,6 +395,7 @@ def test_a_method_that_fails_altogether_leaves_the_table(monkeypatch, capsys):
     assert list(got["methods"]) == ["trpo"] and got["verdicts"] == [] and len(got["missing"]) == 3
 
 
+@pytest.mark.slow
 def test_a_run_somebody_else_writes_is_waited_for(monkeypatch, capsys):
     args = [*BASE, "--seeds", "1", "--jobs", "2"]
     first, second = runs(args)
@@ -401,6 +408,7 @@ def test_a_run_somebody_else_writes_is_waited_for(monkeypatch, capsys):
     assert [c[0] for c in commands] == ["train", "resume"]
 
 
+@pytest.mark.slow
 def test_the_store_is_taken_from_and_added_to(monkeypatch, capsys, tmp_path):
     args = [*BASE, "--seeds", "3", "--store", "results", "--json"]
     commands = trainer(monkeypatch, runs(args))
@@ -420,6 +428,7 @@ def test_the_store_is_taken_from_and_added_to(monkeypatch, capsys, tmp_path):
     assert json.loads(said(capsys)[0])["methods"]["ppo"]["iqm"]["value"] == pytest.approx(51)
 
 
+@pytest.mark.slow
 def test_a_run_in_which_no_episode_ended_is_missing(monkeypatch, capsys):
     args = made([*BASE, "--seeds", "3", "--store", "results"])
     silent = next(r for r in runs(args) if r.cell.label == "trpo")
@@ -479,6 +488,7 @@ SLEEPER = "import signal, time\nsignal.signal(15, lambda *_: exit(130))\ntime.sl
 
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_stopping_asks_every_process_once_and_says_how_to_go_on(asked, monkeypatch, capsys):
     args = [*BASE, "--seeds", "3", "--jobs", "2"]
     made([*BASE, "--seeds", "1"])

@@ -24,6 +24,7 @@ class Count(logging.Handler):
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "jax:CartPole-v1", "Pendulum-v1"])
 @pytest.mark.parametrize("method", ["trpo", "ppo"])
+@pytest.mark.slow
 def test_nothing_is_compiled_after_the_third_update(method, env, caplog):
     count = Count()
     seen = []

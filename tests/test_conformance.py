@@ -294,6 +294,7 @@ def test_zero_advantage_moves_nothing(name, kind):
 
 
 @EVERY
+@pytest.mark.slow
 def test_huge_advantages_leave_everything_finite(name, kind):
     for case in ("huge", "small"):
         out = outcomes(name, kind)[case]
@@ -381,6 +382,7 @@ def wide(name, kind):
         pytest.param("trpo", "beta", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_jit_equals_no_jit(x64, name, kind):
     update, (batch, *_) = wide(name, kind)
     quick = jax.jit(update)(batch, KEY)
@@ -412,6 +414,7 @@ def test_vmap_over_keys_and_batches(x64, name, kind):
         *BY_LANES,
     ],
 )
+@pytest.mark.slow
 def test_float32_parameters_stay_float32_under_x64(x64, name):
     method = TABLE[name].method
     pi, batch = tiny.policy("gaussian"), plain("gaussian")
@@ -593,6 +596,7 @@ METHOD_FIELDS = [
 
 
 @pytest.mark.parametrize(("name", "field"), METHOD_FIELDS)
+@pytest.mark.slow
 def test_every_field_of_a_method_changes_the_step(name, field):
     value = CHANGES[name][field]
     if name == "NPG" and field == "surrogate":
@@ -645,6 +649,7 @@ def test_every_choice_changes_the_update(name, field):
 
 
 @pytest.mark.parametrize("field", SGD_CHANGES)
+@pytest.mark.slow
 def test_every_field_of_sgd_changes_the_step(field):
     sgd = dataclasses.replace(BASE["PPO"].sgd, **{field: SGD_CHANGES[field]})
     changed = dataclasses.replace(BASE["PPO"], sgd=sgd)

@@ -477,6 +477,7 @@ def test_full_fisher_is_the_hessian_of_both_kls(x64):
     np.testing.assert_allclose(fisher, second, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_samples_of_a_full_gaussian():
     """Mean and covariance of 20000 draws, six deviations."""
     factor = np.tile(np.float32([[1.0, 0.0], [0.8, 0.6]]), (20000, 1, 1))

@@ -27,6 +27,7 @@ def blocks(name, language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text(), re.S)
 
 
+@pytest.mark.slow
 def test_the_method_in_contributing_trains_as_it_stands(tmp_path):
     (code,) = blocks("CONTRIBUTING.md", "python")
     space = {"__name__": "contributed"}
@@ -61,6 +62,7 @@ def test_the_picture_of_a_projection_is_drawn_from_its_script(tmp_path, monkeypa
     assert len(far) > 100 and max(far) < 2e-4
 
 
+@pytest.mark.slow
 def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = blocks("README.md", "python")
@@ -88,6 +90,7 @@ def test_the_readme_opens_with_exactly_two_commands():
         if "surefoot train" in w
     ],
 )
+@pytest.mark.slow
 def test_the_readmes_training_commands_are_understood(line, tmp_path, monkeypatch, capsys):
     if "envpool:" in line:
         pytest.importorskip("envpool")

@@ -532,6 +532,7 @@ def test_the_golden_ratio_bounds(x64):
         np.testing.assert_allclose(calibrated(0.2, d), delta, rtol=5e-5)
 
 
+@pytest.mark.slow
 def test_ratio_bounds_beside_root_finding(x64):
     """Over probabilities, actions and radii, to 1e-9; and both signs of an action alike."""
     p = np.linspace(0.01, 0.99, 25)

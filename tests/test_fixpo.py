@@ -272,6 +272,7 @@ def test_9_the_last_epoch_variant_repairs_once():
 # B.10, 10: the critic.
 
 
+@pytest.mark.slow
 def test_10_a_shared_critic_is_left_alone():
     """Parameters that only the value function uses come out of the update as they went into the
     fix-up phase, and so do their moments; the shared layers move. The walk back leaves them too."""
@@ -300,6 +301,7 @@ def test_10_a_shared_critic_is_left_alone():
 # B.10, 11: the cap.
 
 
+@pytest.mark.slow
 def test_11_the_cap_walks_back_and_says_so():
     """Without sweeps; with a rate at which descent diverges; with a multiplier of nothing."""
     pi, batch = setting()
@@ -483,6 +485,7 @@ def test_fields_out_of_range_are_refused_in_one_line(fields):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_an_agent_keeps_its_bound_and_its_multiplier(tmp_path):
     """On Beta policies too; a run that was saved and loaded has beta, both Adams and the counts."""

@@ -47,6 +47,7 @@ def run(method, pi, batch, **options):
 
 
 @pytest.mark.parametrize("kind", ["categorical", "gaussian"])
+@pytest.mark.slow
 def test_trpo_at_its_first_candidate_is_npg(kind):
     """Bit for bit, operation by operation; compiled, a multiplication and an addition may be
     rounded together."""
@@ -154,6 +155,7 @@ def test_mdpo_with_a_constant_step_size_is_a_fixed_reverse_penalty(x64, kind):
     assert tiny.distance(other, want) > 1e-4
 
 
+@pytest.mark.slow
 def test_tsallis_tends_to_the_reverse_kl(x64):
     """Over every action at the weight of the old policy, as its index tends to 1; and at 2 it is
     the chi-square divergence, sum (new - old)^2 / old."""

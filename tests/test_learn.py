@@ -72,6 +72,7 @@ def seen(r):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.slow
 def test_three_updates_one_trace(name):
     """From NumPy leaves to jax ones, with types that are weak or not: the second update reuses the
     first's code. An equal record built again does too, and a changed field does not."""
@@ -178,6 +179,7 @@ def test_statistics_move_only_after_the_update():
 
 
 @pytest.mark.parametrize("kind", ["categorical", "gaussian_state"])
+@pytest.mark.slow
 def test_drift_is_between_the_policies_of_two_iterations_on_raw_observations(kind):
     """Old parameters with the old statistics, new ones with the new, on what the environment
     said."""

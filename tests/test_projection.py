@@ -374,6 +374,7 @@ finite = functools.partial(jax.jit, static_argnums=2)(gradient_is_finite)
 
 
 @pytest.mark.parametrize(("family", "metric"), CASES, ids=repr)
+@pytest.mark.slow
 def test_no_nan_at_equality_at_the_boundary_or_under_vmap(family, metric):
     """In float32, the type it runs in."""
     new, old = draw(family, dtype=np.float32)

@@ -25,6 +25,7 @@ def lines(run):
 
 
 @pytest.mark.parametrize("env", ["jax:CartPole-v1", "CartPole-v1", "envpool:CartPole-v1"])
+@pytest.mark.slow
 def test_a_stretch_trained_again_gives_the_same_lines(tmp_path, env):
     if "envpool" in env:
         need("envpool")
@@ -40,6 +41,7 @@ def test_a_stretch_trained_again_gives_the_same_lines(tmp_path, env):
     assert not list(run.glob(".tmp*")) and len(numbered(run / "checkpoints")) == 1
 
 
+@pytest.mark.slow
 def test_it_begins_at_the_checkpoint_before(tmp_path):
     run = made(tmp_path, "jax:CartPole-v1")
     last = int(numbered(run / "checkpoints")[-2].name)
@@ -51,6 +53,7 @@ def test_it_begins_at_the_checkpoint_before(tmp_path):
         list(replay(run, last, last))
 
 
+@pytest.mark.slow
 def test_a_forged_line_is_found_by_training_again(tmp_path, capsys):
     run = made(tmp_path, "jax:CartPole-v1")
     assert main(["certify", str(run), "--replay", "1:9"]) == 0

@@ -69,6 +69,7 @@ TWICE = [(method, env) for method in ("trpo", "ppo") for env in ENVS]
         pytest.param(FALLING, "jax:Pendulum-v1", id="trpl-jax:Pendulum-v1", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_n_and_m_updates_are_n_a_checkpoint_and_m(tmp_path, env, method):
     needed(env)
     whole = small(method, env)
@@ -115,6 +116,7 @@ def test_the_first_checkpoint_is_no_barrier(tmp_path):
     assert agent.report == other.report
 
 
+@pytest.mark.slow
 def test_environments_that_cannot_be_saved_any_more_make_it_inexact_and_the_run_goes_on(
     tmp_path, monkeypatch, capsys
 ):
@@ -291,6 +293,7 @@ def test_checkpoints_come_by_steps_and_old_ones_go(run, tmp_path):
     assert [p.name for p in (run / "best").iterdir()]
 
 
+@pytest.mark.slow
 def test_resume_from_every_checkpoint_is_the_same_run(run):
     whole = result(run)
     for number in (8, 4, 2, 0):
@@ -301,6 +304,7 @@ def test_resume_from_every_checkpoint_is_the_same_run(run):
         assert finished(run)
 
 
+@pytest.mark.slow
 def test_more_goes_on_and_is_itself_resumed(run, capsys):
     before = (run / "metrics.jsonl").read_text()
     assert main(["resume", str(run), "--more", "384"]) == 0
@@ -324,6 +328,7 @@ BAD_METRICS = {
 
 
 @pytest.mark.parametrize("change", BAD_METRICS)
+@pytest.mark.slow
 def test_metrics_have_neither_gap_nor_duplicate(run, change, capsys):
     how, code, words = BAD_METRICS[change]
     whole, path = result(run), run / "metrics.jsonl"
@@ -359,6 +364,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("what", REFUSALS)
+@pytest.mark.slow
 def test_what_would_give_other_bits_is_refused_and_may_be_allowed(run, what, capsys):
     change, words = REFUSALS[what]
     path = run / "config.json"
@@ -445,6 +451,7 @@ def test_a_run_that_never_began_begins(run, tmp_path):
         (["resume"], "RUN is missing"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_usage_is_one_line(run, args, words, capsys):
     assert main(args) == 2
     said = capsys.readouterr().err
@@ -454,6 +461,7 @@ def test_wrong_usage_is_one_line(run, args, words, capsys):
 # Two writers.
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_refused(run, capsys):
     from surefoot.runs import owner
 

@@ -190,6 +190,7 @@ def test_toy_text(name):
         ("BipedalWalker-v3", {}),
     ],
 )
+@pytest.mark.slow
 def test_box2d(env_id, options):
     need("Box2D")
     exact(limited(env_id, 60, **options), 240, each=3)
@@ -393,6 +394,7 @@ WRAPPED = {
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", WRAPPED)
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "LunarLander-v3"])
+@pytest.mark.slow
 def test_wrappers(kind, env_id):
     need("Box2D")
     exact(limited(env_id, 30, WRAPPED[kind]), 100)
@@ -440,6 +442,7 @@ def sync(env_id, mode, steps=30):
 
 @pytest.mark.parametrize("mode", list(MODE))
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Hopper-v5"])
+@pytest.mark.slow
 def test_vectors_of_single_environments(env_id, mode):
     need("mujoco")
     make = sync(env_id, mode)

@@ -240,6 +240,7 @@ def test_equal_methods_are_undecided_and_no_number_of_seeds_is_promised():
     assert "undecided" in words([np.full(3, 500.0)], [np.full(4, 500.0)])
 
 
+@pytest.mark.slow
 def test_several_comparisons_share_the_error():
     a, b = scores(8, shift=1.25), scores(8, seed=1)
     one, four = (st.verdict(("ours", "theirs"), a, b, m) for m in (1, 4))

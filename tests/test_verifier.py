@@ -399,6 +399,7 @@ def test_there_are_a_hundred():
 
 @pytest.mark.parametrize("seed", (0, 1))
 @pytest.mark.parametrize("how", MENDED)
+@pytest.mark.slow
 def test_fifty_forgeries_with_every_hash_made_to_fit(honest, tmp_path, how, seed):
     forgery, needs_replay = MENDED[how]
     for attempt in range(50):  # a liar tries until the verifier is content
