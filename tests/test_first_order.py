@@ -194,7 +194,7 @@ def test_every_gate_is_open_and_shut_in_these_settings(x64):
 
 
 def steps_by_hand(name, kind, data, order, adam):
-    """An Adam step for every row of `order`."""
+    """An Adam step for every row of `order`, and the mean loss."""
     case, net = CASES[name], net_of(kind)
     old = theta = vector(tiny.policy(kind, dtype=np.float64))
     between = limits(name, net, old, data)
@@ -210,14 +210,16 @@ def test_four_steps(x64, name, kind):
     """With Adam, a clipped gradient and shuffled minibatches, some rows of which do not count."""
     pi, batch, data = setting(kind, rows=15)
     method = dataclasses.replace(CASES[name].method, sgd=STEPS)
-    run = jax.jit(lambda p, b: method.update(p, method.init(p, KEY), b, KEY)[0])
+    run = jax.jit(lambda p, b: method.update(p, method.init(p, KEY), b, KEY))
     place = {row: i for i, row in enumerate(np.flatnonzero(np.asarray(batch.mask)))}
     order = np.asarray(shuffles(KEY, 2, 18)).reshape(4, -1)
     order = [[place[row] for row in rows if row in place] for rows in order]
     assert len({len(rows) for rows in order}) > 1
     adam = Adam(net_of(kind).size, STEPS.lr, STEPS.adam_eps, STEPS.max_grad_norm)
-    want = steps_by_hand(name, kind, data, order, adam)
-    np.testing.assert_allclose(vector(run(pi, batch)), want, atol=1e-9)
+    want, loss = steps_by_hand(name, kind, data, order, adam)
+    new, _, info = run(pi, batch)
+    np.testing.assert_allclose(vector(new), want, atol=1e-9)
+    np.testing.assert_allclose(info[f"{name.split()[0]}_loss"], loss.real, atol=1e-9)
     assert np.max(np.abs(want - vector(pi))) > 0.05
 
 

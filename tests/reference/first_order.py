@@ -247,12 +247,14 @@ def gradient(net, old, theta, data, formula, limits=None, **settings):
 
 
 def descend(net, old, theta, data, rows, adam, formula, limits=None, **settings):
-    """One Adam step for every list of indices in `rows`."""
+    """One Adam step for every list of indices in `rows`; and the mean of the losses before them."""
+    losses = []
     for indices in rows:
         part = [data[i] for i in indices]
         own = None if limits is None else [limits[i] for i in indices]
+        losses.append(loss(net, old, theta, part, formula, own, **settings))
         theta = adam.step(theta, gradient(net, old, theta, part, formula, own, **settings))
-    return theta
+    return theta, np.mean(losses)
 
 
 # V-MPO (methods.md 3.15).
