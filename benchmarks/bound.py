@@ -7,8 +7,8 @@
 Reads run folders, has each certificate verified anew (chain, order and the kept arrays), and counts
 over its lines: values recomputed in float64 above the bound by more than 1e-6 of it, updates that
 kept the old policy, how much of the bound was used, updates at it (nine tenths or more), gradient
-steps of fix-up phases, and sigma at the end (geometric mean over actions, from the entropy of
-diagonal Gaussians). Appends to results/bound.jsonl and skips what stands there.
+steps of fix-up phases, the mean KL and the range of log-ratios of updates, and sigma at the end
+(geometric mean over actions, from the entropy of diagonal Gaussians). Appends to results/bound.jsonl and skips what stands there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import argparse
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +27,7 @@ from surefoot.verifier import Verifier, load
 OUT = Path(__file__).resolve().parent / "results" / "bound.jsonl"
 SETTINGS = Path(__file__).resolve().parent / "settings"
 EXCESS, AT_BOUND = 1e-6, 0.9
+SMALLEST = 1.4e-45
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 Row = dict[str, Any]
 
@@ -55,6 +56,16 @@ def sigmas(run: Path, metrics: list[Row]) -> list[float] | None:
     constant = 0.5 * math.log(2 * math.pi * math.e)
     at = [metrics[math.ceil(q * len(metrics)) - 1]["entropy"] for q in QUARTERS]
     return [round(math.exp(x / log_std.size - constant), 4) for x in at]
+
+
+def log_ratios(metrics: list[Row]) -> Row | None:
+    """Of the smallest and the largest log-ratio of every update the medians over updates, and the
+    extremes; an underflow counts as the smallest float32 (e^-103)."""
+    if "ratio_min" not in metrics[0]:
+        return None
+    low = [math.log(max(m["ratio_min"], SMALLEST)) for m in metrics]
+    high = [math.log(max(m["ratio_max"], SMALLEST)) for m in metrics]
+    return {"median": [median(low), median(high)], "extreme": [min(low), max(high)]}
 
 
 def summary(run: Path) -> Row:
@@ -86,6 +97,8 @@ def summary(run: Path) -> Row:
         "at_bound": None if bound is None else sum(x >= AT_BOUND * bound for x in checked),
         "worst_kl": max(worst),
         "median_worst_kl": median(worst),
+        "median_mean_kl": median(m["kl_mean"] for m in metrics),
+        "log_ratios": log_ratios(metrics),
         "fixup_steps": {"mean": sum(steps) / len(steps), "median": median(steps)}
         if steps
         else None,
@@ -119,7 +132,18 @@ def collect(folder: Path) -> None:
 
 def of(rows: Iterable[Row], key: str) -> list[Any]:
     """Values of a column that are there."""
-    return [x[key] for x in rows if x[key] is not None]
+    return [x[key] for x in rows if x.get(key) is not None]
+
+
+def span(
+    pairs: list[list[float]],
+    low: Callable[[Iterable[float]], float],
+    high: Callable[[Iterable[float]], float],
+) -> str:
+    """An interval made of several, or a dash."""
+    if not pairs:
+        return "-"
+    return f"[{low(x[0] for x in pairs):.2g}, {high(x[1] for x in pairs):.2g}]"
 
 
 def table() -> str:
@@ -129,8 +153,9 @@ def table() -> str:
         groups[row["env"].removeprefix("envpool:"), row["steps"], row["method"]].append(row)
     head = (
         "task", "steps", "method", "seeds", "return", "updates", "checked in float64", "above",
-        "kept old", "median of bound", "at bound", "worst state's KL: median", "largest",
-        "fix-up steps", "sigma at the end",
+        "kept old", "median of bound", "at bound", "mean KL: median", "worst state's KL: median",
+        "largest", "log-ratios: median of least, of largest", "extremes", "fix-up steps",
+        "sigma at the end",
     )  # fmt: skip
     out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for (env, steps, method), rows in sorted(groups.items()):
@@ -138,13 +163,17 @@ def table() -> str:
         bound = of(rows, "median_of_bound")
         fixups = [x["mean"] for x in of(rows, "fixup_steps")]
         sigma = [x[-1] for x in of(rows, "sigma")]
+        mean_kl, ratios = of(rows, "median_mean_kl"), of(rows, "log_ratios")
         cells = (
             env, f"{steps:,}".replace(",", " "), method, len(rows),
             f"{sum(of(rows, 'return')) / len(rows):.0f}", updates, sum(of(rows, "checked")),
             sum(of(rows, "violations")) if bound else "-",
             f"{sum(of(rows, 'kept_old')) / updates:.2%}", f"{median(bound):.2f}" if bound else "-",
             f"{sum(of(rows, 'at_bound')) / updates:.0%}" if bound else "-",
+            f"{median(mean_kl):.2g}" if mean_kl else "-",
             f"{median(of(rows, 'median_worst_kl')):.3g}", f"{max(of(rows, 'worst_kl')):.3g}",
+            span([x["median"] for x in ratios], median, median),
+            span([x["extreme"] for x in ratios], min, max),
             f"{sum(fixups) / len(fixups):.1f}" if fixups else "-",
             f"{median(sigma):.2f}" if sigma else "-",
         )  # fmt: skip

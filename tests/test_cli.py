@@ -207,6 +207,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
         "kl_max",
         "kl_reverse",
         "kl_drift",
+        "ratio_min",
         "ratio_max",
         "surrogate_gain",
         "entropy",

@@ -45,6 +45,7 @@ def test_every_column(x64, kind):
         "kl_max": kl.max(),
         "kl_reverse": np.mean(back),
         "kl_reverse_max": np.max(back),
+        "ratio_min": ratio.min(),
         "ratio_max": ratio.max(),
         "surrogate_gain": np.mean((ratio - 1) * [adv for *_, adv in data]),
     }

@@ -37,9 +37,10 @@ def measure(batch: Batch, policy: Any) -> dict[str, Array]:
 
     `kl_*` is KL(old || new) per state; of Gaussians also apart, what the mean (`kl_part_mean`) and
     what the covariance (`kl_part_cov`) contribute to `kl_mean`. `kl_reverse` and `kl_reverse_max`
-    are of KL(new || old), `ratio_max` is the largest new/old probability of an action taken,
-    `surrogate_gain` the mean of (ratio - 1) A with A as the update saw it, `entropy` that of the
-    new policy, and `explained_variance` that of the critic that made the advantages.
+    are of KL(new || old), `ratio_min` and `ratio_max` are the smallest and the largest new/old
+    probability of an action taken, `surrogate_gain` the mean of (ratio - 1) A with A as the update
+    saw it, `entropy` that of the new policy, and `explained_variance` that of the critic that made
+    the advantages.
     """
     new = policy(batch.obs)
     kl, reverse = batch.old.kl(new), new.kl(batch.old)
@@ -50,6 +51,7 @@ def measure(batch: Batch, policy: Any) -> dict[str, Array]:
         "kl_max": batch.max(kl),
         "kl_reverse": batch.mean(reverse),
         "kl_reverse_max": batch.max(reverse),
+        "ratio_min": -batch.max(-r),
         "ratio_max": batch.max(r),
         "surrogate_gain": batch.mean((r - 1) * batch.advantage),
         "entropy": batch.mean(new.entropy()),
