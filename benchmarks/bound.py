@@ -8,7 +8,8 @@ Reads run folders, has each certificate verified anew (chain, order and the kept
 over its lines: values recomputed in float64 above the bound by more than 1e-6 of it, updates that
 kept the old policy, how much of the bound was used, updates at it (nine tenths or more), gradient
 steps of fix-up phases, the mean KL and the range of log-ratios of updates, and sigma at the end
-(geometric mean over actions, from the entropy of diagonal Gaussians). Appends to results/bound.jsonl and skips what stands there.
+(geometric mean over actions, from the entropy of diagonal Gaussians).
+Appends to results/bound.jsonl and skips what stands there.
 """
 
 from __future__ import annotations
