@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from surefoot.config import Config
     from surefoot.divergences import KLNewOld, KLOldNew, MeanState, WorstState
     from surefoot.evaluate import Score, evaluate
+    from surefoot.memory import Attention, Diverse, EveryStep, MeanBlend
     from surefoot.methods.discovered_po import DiscoveredPO
     from surefoot.methods.espo import ESPO
     from surefoot.methods.fixpo import FixPO
+    from surefoot.methods.mcpo import MCPO
     from surefoot.methods.mdpo import MDPO
     from surefoot.methods.npg import NPG
     from surefoot.methods.papi import PAPI
@@ -35,7 +37,13 @@ if TYPE_CHECKING:
     from surefoot.methods.trpo import TRPO
     from surefoot.methods.truly_ppo import TrulyPPO
     from surefoot.methods.vmpo import VMPO
-    from surefoot.multipliers import FactorRule
+    from surefoot.multipliers import (
+        AdaptiveBeta,
+        AnnealedBeta,
+        ConstantBeta,
+        FactorRule,
+        SwitchingBeta,
+    )
     from surefoot.networks import Networks
     from surefoot.projection import (
         ExponentialEntropy,
@@ -52,6 +60,7 @@ if TYPE_CHECKING:
     from surefoot.train import Algorithm
     from surefoot.value import EntropyBonus, SharedValue, ValueFit
     from surefoot.wrappers.fixup import Fixup
+    from surefoot.wrappers.virtual_region import VirtualRegion
 
 __version__ = "0.1.0"
 
@@ -68,7 +77,12 @@ _HOMES = {
     "WorstState": "divergences",
     "Score": "evaluate",
     "evaluate": "evaluate",
+    "Attention": "memory",
+    "Diverse": "memory",
+    "EveryStep": "memory",
+    "MeanBlend": "memory",
     "FixPO": "methods.fixpo",
+    "MCPO": "methods.mcpo",
     "PPOKL": "methods.ppo_kl",
     "TREFree": "methods.trefree",
     "TREFreeRatio": "methods.trefree_ratio",
@@ -88,7 +102,11 @@ _HOMES = {
     "PPO": "methods.ppo",
     "TRPL": "methods.trpl",
     "TRPO": "methods.trpo",
+    "AdaptiveBeta": "multipliers",
+    "AnnealedBeta": "multipliers",
+    "ConstantBeta": "multipliers",
     "FactorRule": "multipliers",
+    "SwitchingBeta": "multipliers",
     "Networks": "networks",
     "ExponentialEntropy": "projection",
     "FreeEntropy": "projection",
@@ -107,10 +125,12 @@ _HOMES = {
     "SharedValue": "value",
     "ValueFit": "value",
     "Fixup": "wrappers.fixup",
+    "VirtualRegion": "wrappers.virtual_region",
 }
 
 __all__ = [
     "ESPO",
+    "MCPO",
     "MDPO",
     "NPG",
     "PAPI",
@@ -125,13 +145,19 @@ __all__ = [
     "TRPO",
     "TRPPO",
     "VMPO",
+    "AdaptiveBeta",
     "Agent",
     "Algorithm",
+    "AnnealedBeta",
+    "Attention",
     "Clipped",
     "Config",
+    "ConstantBeta",
     "DiscoveredPO",
+    "Diverse",
     "EntropyBonus",
     "EnvironmentFault",
+    "EveryStep",
     "ExponentialEntropy",
     "FactorRule",
     "FixPO",
@@ -143,11 +169,13 @@ __all__ = [
     "KLNewOld",
     "KLOldNew",
     "LinearEntropy",
+    "MeanBlend",
     "MeanState",
     "Networks",
     "Score",
     "SelfNormalised",
     "SharedValue",
+    "SwitchingBeta",
     "TREFree",
     "TREFreeFree",
     "TREFreeRatio",
@@ -156,6 +184,7 @@ __all__ = [
     "UsageError",
     "ValueFit",
     "Vine",
+    "VirtualRegion",
     "WassersteinMetric",
     "WorstState",
     "build",

@@ -15,8 +15,9 @@ from surefoot.advantages import GAE, NORMALIZATIONS, VineQ
 from surefoot.checks import UsageError, check_count, check_number, require
 from surefoot.divergences import DIVERGENCES, STATISTICS, Divergence, Statistic
 from surefoot.envs import nearest
+from surefoot.memory import BLENDS, WRITINGS, Blend, Writing
 from surefoot.methods import METHODS
-from surefoot.multipliers import FactorRule
+from surefoot.multipliers import BETA_RULES, BetaRule, FactorRule
 from surefoot.networks import Networks
 from surefoot.projection import ENTROPIES, METRICS, EntropyControl, Metric
 from surefoot.rollouts.vine import Vine
@@ -36,6 +37,9 @@ PARTS: dict[Any, dict[str, type[Any]]] = {
     Statistic: STATISTICS,
     Metric: METRICS,
     EntropyControl: ENTROPIES,
+    BetaRule: BETA_RULES,
+    Writing: WRITINGS,
+    Blend: BLENDS,
 }
 """Parts that methods hold, by the annotation of the field: the records that fit, by the names they
 go by in flags."""
@@ -115,11 +119,12 @@ class Config(Generic[M, V]):
         check_count(self, "certify_every")
         shared = isinstance(self.value, SharedValue)
         require(
-            shared == (self.networks.shared_layers > 0),
+            shared == self.networks.one_tree,
             self,
-            "networks.shared_layers",
-            self.networks.shared_layers,
-            "at least 1 with value SharedValue, 0 with value ValueFit (--value shared or fit)",
+            "networks.joint" if self.networks.joint else "networks.shared_layers",
+            self.networks.joint or self.networks.shared_layers,
+            "at least 1 (or networks.joint) with value SharedValue, 0 and not joint with value "
+            "ValueFit (--value shared or fit)",
         )
         self._check_vine()
         for sgd in sgd_records(self):

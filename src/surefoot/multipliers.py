@@ -4,7 +4,7 @@ a gradient of its own."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -69,3 +69,140 @@ def move_duals(values: Any, slopes: Any, opt: Any, lr: Number, floor: float) -> 
     moves, opt = optax.scale_by_adam().update(cut, opt)
     step = lambda x, move: jnp.maximum(x - lr * move, floor)  # noqa: E731
     return jax.tree.map(step, values, moves), opt
+
+
+@runtime_checkable
+class BetaRule(Protocol):
+    """The coefficient of two trust regions, one round the old policy and one round a virtual
+    policy psi."""
+
+    @property
+    def first(self) -> float:
+        """What is kept at the start of the run."""
+        ...
+
+    def __call__(self, kept: Array, d_theta: Array, d_psi: Array, progress: Array) -> Array:
+        """The coefficient for one minibatch step: of what is kept, D(old, theta) and D(old, psi)
+        before the step, and the share of the run that is done."""
+        ...
+
+    def after(self, kept: Array, d: Array) -> Array:
+        """What is kept after an update that ended at D(old, theta) = d over the whole batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class SwitchingBeta:
+    """`high` where D(old, theta) > D(old, psi), else `low` (Le et al., 2022, eq. 4)."""
+
+    high: float = 10.0
+    """Coefficient where theta is further from the old policy than psi, beta_max (paper: 10)."""
+    low: float = 0.01
+    """Coefficient elsewhere, beta_min (paper: 0.01); a tie counts here."""
+
+    def __post_init__(self) -> None:
+        check_number(self, "low", low=0, open_high=True)
+        low = self.low if isinstance(self.low, (int, float)) else 0.0
+        check_number(self, "high", low=low, open_high=True)
+
+    @property
+    def first(self) -> float:
+        """Nothing is kept; 0 stands for it."""
+        return 0.0
+
+    def __call__(self, kept: Array, d_theta: Array, d_psi: Array, progress: Array) -> Array:
+        """Eq. 4."""
+        return jnp.where(d_theta > d_psi, self.high, self.low).astype(kept.dtype)
+
+    def after(self, kept: Array, d: Array) -> Array:
+        """As it was."""
+        return kept
+
+
+@dataclass(frozen=True)
+class ConstantBeta:
+    """One number for the whole run (KL Fixed)."""
+
+    value: float = 1.0
+    """The coefficient."""
+
+    def __post_init__(self) -> None:
+        check_number(self, "value", low=0, open_high=True)
+
+    @property
+    def first(self) -> float:
+        """The coefficient."""
+        return self.value
+
+    def __call__(self, kept: Array, d_theta: Array, d_psi: Array, progress: Array) -> Array:
+        """What is kept."""
+        return kept
+
+    def after(self, kept: Array, d: Array) -> Array:
+        """As it was."""
+        return kept
+
+
+@dataclass(frozen=True)
+class AnnealedBeta:
+    """start / max(1 - progress, t_min), as in MDPO (Le et al., 2022, section 4.5, an ablation)."""
+
+    start: float = 1.0
+    """The coefficient at the start of the run."""
+    t_min: float = 1e-3
+    """Floor of 1 - progress."""
+
+    def __post_init__(self) -> None:
+        check_number(self, "start", low=0, open_high=True)
+        check_number(self, "t_min", low=0, high=1, open_low=True)
+
+    @property
+    def first(self) -> float:
+        """The coefficient at the start."""
+        return self.start
+
+    def __call__(self, kept: Array, d_theta: Array, d_psi: Array, progress: Array) -> Array:
+        """By progress alone."""
+        return kept / jnp.maximum(1 - progress, self.t_min)
+
+    def after(self, kept: Array, d: Array) -> Array:
+        """As it was."""
+        return kept
+
+
+@dataclass(frozen=True)
+class AdaptiveBeta:
+    """By a factor after every update, as in PPO-KL (Le et al., 2022, section 4.5, an ablation)."""
+
+    start: float = 1.0
+    """The coefficient at the start of the run."""
+    target_kl: float = 0.01
+    """Mean KL(old || new) that it steers towards."""
+    rule: FactorRule = FactorRule()
+    """How it follows the KL."""
+
+    def __post_init__(self) -> None:
+        check_number(self, "target_kl", low=0, open_low=True, open_high=True)
+        check_number(self, "start", low=self.rule.floor, high=self.rule.ceiling)
+
+    @property
+    def first(self) -> float:
+        """The coefficient at the start."""
+        return self.start
+
+    def __call__(self, kept: Array, d_theta: Array, d_psi: Array, progress: Array) -> Array:
+        """What is kept."""
+        return kept
+
+    def after(self, kept: Array, d: Array) -> Array:
+        """Up or down by a factor."""
+        return self.rule(kept, d, self.target_kl)
+
+
+BETA_RULES = {
+    "switching": SwitchingBeta,
+    "constant": ConstantBeta,
+    "annealed": AnnealedBeta,
+    "adaptive": AdaptiveBeta,
+}
+"""The names rules of beta go by in flags."""

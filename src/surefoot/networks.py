@@ -188,7 +188,8 @@ class Critic(eqx.Module):
 
 
 class ActorCritic(eqx.Module):
-    """A policy whose first layers (`trunk`) also serve the value function `value`."""
+    """A policy and the value function `value` as one tree; the first layers (`trunk`, which may
+    have none) serve both."""
 
     trunk: MLP
     actor: Actor
@@ -270,6 +271,9 @@ class Networks:
     shared_layers: int = 0
     """Hidden layers that policy and critic share: 0 none, 1 the first (TREFree), len(hidden) the
     whole trunk."""
+    joint: bool = False
+    """Whether policy and critic are one set of parameters for one optimiser even where they share
+    no layer (MCPO, whose memory holds both)."""
 
     def __post_init__(self) -> None:
         sizes = isinstance(self.hidden, (tuple, list)) and all(
@@ -312,13 +316,18 @@ class Networks:
             f"0 to {len(self.hidden)}, the number of hidden layers",
         )
 
+    @property
+    def one_tree(self) -> bool:
+        """Whether the critic is part of the policy's parameters."""
+        return self.shared_layers > 0 or self.joint
+
     def init(self, spec: EnvSpec, seed: int | np.random.Generator) -> tuple[Any, Any]:
-        """Fresh `(policy, critic)` of NumPy float32 leaves; the critic is `()` where layers are
-        shared."""
+        """Fresh `(policy, critic)` of NumPy float32 leaves; the critic is `()` where it is part of
+        the policy: layers are shared, or `joint`."""
         rng = np.random.default_rng(seed)
         body = lambda widths: self._body(rng, widths)  # noqa: E731
         widths = (spec.obs_dim, *self.hidden)
-        if not self.shared_layers:
+        if not self.one_tree:
             actor = Actor(body(widths), self._head(rng, spec, widths[-1]))
             return actor, Critic(body(widths), Linear.orthogonal(rng, widths[-1], 1, 1.0))
         cut = self.shared_layers

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
+import typing
 from collections.abc import Sequence
 from typing import Any
 
 import tyro
 
 from surefoot.checks import UsageError
-from surefoot.config import PARTS
+from surefoot.config import PARTS, accepts
 
 _SCALE = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
@@ -74,17 +76,60 @@ def registry() -> Any:
         table = PARTS.get(info.type) if isinstance(info.type, type) else None
         if table is None:
             return None
-        names = {record: name for name, record in table.items()}
+        plain = not any(dataclasses.fields(record) for record in table.values())
         return spec(
             nargs=1,
-            metavar="{" + ",".join(table) + "}",
-            instance_from_str=lambda args: table[args[0]](),
-            is_instance=lambda x: type(x) in names,
-            str_from_instance=lambda x: [names[type(x)]],
-            choices=tuple(table),
+            metavar="{" + ",".join(table) + "}" + ("" if plain else "[:FIELD=X,...]"),
+            instance_from_str=lambda args: part(args[0], table),
+            is_instance=lambda x: type(x) in table.values(),
+            str_from_instance=lambda x: [part_text(x, table)],
+            choices=tuple(table) if plain else None,
         )
 
     return rules
+
+
+def part(text: str, table: dict[str, type[Any]]) -> Any:
+    """The part that `name` or `name:field=value,field=value` describes, its other fields at their
+    defaults. Raises `ValueError`."""
+    name, _, rest = text.partition(":")
+    if name not in table:
+        raise ValueError(f"{text!r} is none of {', '.join(table)}")
+    record = table[name]()
+    known = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    given = {}
+    for pair in filter(None, rest.split(",")):
+        field, equals, value = pair.partition("=")
+        field = field.replace("-", "_")
+        if not equals or field not in known:
+            fields = ", ".join(known) or "none"
+            raise ValueError(f"{pair!r} is not FIELD=X of {name}; its fields: {fields}")
+        given[field] = _part_field(record, field, value)
+    return dataclasses.replace(record, **given)
+
+
+def _part_field(record: Any, field: str, text: str) -> Any:
+    """A field of a part from its text, by the annotation."""
+    hint = typing.get_type_hints(type(record))[field]
+    if dataclasses.is_dataclass(hint):
+        raise ValueError(f"{field} is set in a file for --config")
+    if text.lower() == "none" and accepts(hint, type(None)):
+        return None
+    if accepts(hint, bool) and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if accepts(hint, int):
+        return whole_number(text)
+    return number(text) if accepts(hint, float) else text
+
+
+def part_text(record: Any, table: dict[str, type[Any]]) -> str:
+    """What `part` would make the record of."""
+    name = next(name for name, kind in table.items() if kind is type(record))
+    fields = [f for f in dataclasses.fields(record) if not dataclasses.is_dataclass(f.default)]
+    own = [
+        (f.name, getattr(record, f.name)) for f in fields if getattr(record, f.name) != f.default
+    ]
+    return name + (":" if own else "") + ",".join(f"{k}={v}" for k, v in own)
 
 
 @contextlib.contextmanager

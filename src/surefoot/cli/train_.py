@@ -160,7 +160,7 @@ def with_value(config: Config[Any, Any], name: str | None) -> Config[Any, Any]:
         shared = dataclasses.replace(config.networks, shared_layers=len(config.networks.hidden))
         return dataclasses.replace(config, value=SharedValue(), networks=shared)
     if name == "fit" and not isinstance(config.value, ValueFit):
-        apart = dataclasses.replace(config.networks, shared_layers=0)
+        apart = dataclasses.replace(config.networks, shared_layers=0, joint=False)
         return dataclasses.replace(config, value=ValueFit(), networks=apart)
     return config
 

@@ -88,6 +88,11 @@ METHODS: dict[str, MethodEntry] = {
         "SPU",
         "fit with a KL penalty on states inside, and a stop",
     ),
+    "mcpo": MethodEntry(
+        "surefoot.methods.mcpo",
+        "MCPO",
+        "two trust regions: round the old policy and round a blend of past ones",
+    ),
     "discovered_po": MethodEntry(
         "surefoot.methods.discovered_po", "DiscoveredPO", "a drift that was found by meta-learning"
     ),

@@ -7,7 +7,10 @@ from typing import Any
 
 from surefoot.types import Info
 
-WRAPPERS = {"Fixup": "surefoot.wrappers.fixup"}
+WRAPPERS = {
+    "Fixup": "surefoot.wrappers.fixup",
+    "VirtualRegion": "surefoot.wrappers.virtual_region",
+}
 """Record -> the module it lives in."""
 INNER = "inner_"
 

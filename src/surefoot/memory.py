@@ -1,0 +1,340 @@
+"""A memory of past policies: the store of their parameters, the context that relates them, the
+blend of the stored ones into a virtual policy, and the rules of writing (Le et al., 2022, section
+3.1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Bool, Float, Int
+
+from surefoot.checks import check_count, check_number, require
+from surefoot.networks import Linear
+from surefoot.normalize import VAR_EPS, RunningStats
+from surefoot.surrogates import log_ratio
+from surefoot.types import Array, Batch, Key
+
+FEATURES, HALF = 12, 6
+"""Length of the context, and of its half: distances and returns."""
+FAR = 20.0
+"""Log-ratios of a virtual policy are cut here, for the safety of float32 alone."""
+
+
+class Store(eqx.Module):
+    """A queue of at most N policies as parameter vectors: a ring, whose oldest is overwritten."""
+
+    rows: Float[Array, "N P"]
+    """The vectors, zero where nothing was written yet."""
+    born: Int[Array, " N"]
+    """Step at which each was written, -1 where nothing was."""
+    pushes: Int[Array, ""]
+    """Policies ever written."""
+
+    @staticmethod
+    def empty(capacity: int, theta: Array) -> Store:
+        """A store of nothing for vectors like `theta`, [P]."""
+        rows = jnp.zeros((capacity, theta.shape[0]), theta.dtype)
+        return Store(rows, jnp.full(capacity, -1, jnp.int32), jnp.zeros((), jnp.int32))
+
+    @property
+    def filled(self) -> Array:
+        """Policies held, m."""
+        return jnp.minimum(self.pushes, len(self.born))
+
+    def push(self, theta: Array, step: Array, when: Array) -> Store:
+        """With `theta` behind the newest, where `when`; the oldest falls out of a full store."""
+        at = self.pushes % len(self.born)
+        # One row is read and written, so that the ring stays where it is inside a loop.
+        row = jnp.where(when, theta, self.rows[at])
+        rows = jax.lax.dynamic_update_slice(self.rows, row[None], (at, jnp.zeros_like(at)))
+        born = jnp.where((jnp.arange(len(self.born)) == at) & when, step, self.born)
+        return Store(rows, born, self.pushes + when.astype(jnp.int32))
+
+    def by_age(self, x: Array) -> Array:
+        """Something in the order of the ring, [N, ...], with the oldest first."""
+        return jnp.roll(x, -jnp.where(self.pushes > len(x), self.pushes % len(x), 0), axis=0)
+
+    def by_place(self, x: Array) -> Array:
+        """Something with the oldest first, [N, ...], in the order of the ring."""
+        return jnp.roll(x, jnp.where(self.pushes > len(x), self.pushes % len(x), 0), axis=0)
+
+    def ordered(self) -> tuple[Array, Array]:
+        """Vectors [N, P] and birth steps [N], the oldest first; what is empty is at the end."""
+        return self.by_age(self.rows), self.by_age(self.born)
+
+
+class View(NamedTuple):
+    """What a policy makes of a batch."""
+
+    dist: Any
+    value: Array
+    """V of every row, [M]."""
+
+
+def view(policy: Any, batch: Batch) -> View:
+    """A policy's distributions and values. A policy without a value head has those of the batch:
+    a critic of its own does not move while the policy does."""
+    own = getattr(policy, "value", None)
+    return View(policy(batch.obs), batch.value if own is None else own(batch.obs))
+
+
+def distance(p: Any, q: Any, batch: Batch) -> Array:
+    """D(p, q) = mean over states of KL(p || q) (section 3.1)."""
+    return batch.mean(p.kl(q))
+
+
+def near_ratio(dist: Any, batch: Batch) -> Array:
+    """tau = dist(a|s) / old(a|s), [M], log-ratios cut at +-20; 1 on rows that do not count."""
+    return jnp.exp(jnp.clip(log_ratio(dist, batch), -FAR, FAR))
+
+
+def context(theta: View, psi: View, batch: Batch) -> Float[Array, " 12"]:
+    """The context v of the attention (section 3.1; its table is in an appendix that is lost, so
+    this list is our choice): how the current, the old and the last virtual policy relate.
+
+    [0] D(theta, psi), [1] D(old, psi), [2] D(old, theta); then of psi, old and theta in turn: [3:6]
+    mean of the ratio times A, [6:9] entropy, [9:12] mean squared error of the value. No gradient
+    passes. `batch.old` and `batch.value` are those of the old policy.
+    """
+    pair = (psi.dist, batch.old, theta.dist)
+    values = (psi.value, batch.value, theta.value)
+    v = [
+        distance(theta.dist, psi.dist, batch),
+        distance(batch.old, psi.dist, batch),
+        distance(batch.old, theta.dist, batch),
+        batch.mean(near_ratio(psi.dist, batch) * batch.advantage),
+        batch.mean(batch.advantage),
+        batch.mean(near_ratio(theta.dist, batch) * batch.advantage),
+        *(batch.mean(d.entropy()) for d in pair),
+        *(batch.mean((x - batch.value_target) ** 2) for x in values),
+    ]
+    return jax.lax.stop_gradient(jnp.stack(v))
+
+
+def masked_softmax(logits: Array, filled: Array) -> Array:
+    """Softmax over the first `filled` of the logits, [N]; the rest, and all where nothing is
+    filled, exactly 0."""
+    here = jnp.arange(len(logits)) < filled
+    top = jnp.max(jnp.where(here, logits, -jnp.inf), initial=-jnp.inf)
+    e = jnp.where(here, jnp.exp(jnp.where(here, logits - top, 0)), 0)
+    return e / jnp.maximum(jnp.sum(e), 1)  # the largest term is 1
+
+
+class Rate(NamedTuple):
+    """How the policy is stepped, for whoever is stepped beside it."""
+
+    lr: Array | float
+    """The policy's rate now."""
+    share: Array | float
+    """What is left of the rate at the start."""
+    eps: float
+    """Adam's epsilon."""
+
+
+@runtime_checkable
+class Blend(Protocol):
+    """How stored policies become one: their weights, learned or not."""
+
+    def init(self, capacity: int, key: Key, dtype: Any) -> Any:
+        """What is learned, and what learning it needs, as a tree of arrays."""
+        ...
+
+    def weights(self, state: Any, v: Array, store: Store, key: Key) -> Array:
+        """By age rank, the oldest first, [N]: at least 0, of sum 1 over the filled slots and 0
+        elsewhere."""
+        ...
+
+    def move(self, state: Any, slope: Array, v: Array, store: Store, key: Key, rate: Rate) -> Any:
+        """The state after one step of ascent, from the slope of the objective in the weights, [N];
+        the other arguments as `weights` had them."""
+        ...
+
+
+def blended(store: Store, w: Array, empty: Array) -> Array:
+    """psi = sum_i w_i theta_i, [P], with w by age rank (eq. 1); `empty` where nothing is stored."""
+    return jnp.where(store.filled > 0, store.by_place(w) @ store.rows, empty)
+
+
+class AttentionState(eqx.Module):
+    """The attention network and what goes with it."""
+
+    phi: tuple[Linear, Linear]
+    """Hidden layer and logits."""
+    opt: Any
+    """Adam's state."""
+    seen: RunningStats
+    """Statistics of the contexts seen, for `standardise`."""
+
+
+TRANSFORMS = ("identity", "log1p", "standardise")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The attention network f_phi of MCPO: softmax weights over the stored policies from the
+    context (Le et al., 2022, eq. 1), trained to maximise mean[tau(psi) A] (eq. 5).
+
+    One hidden layer (ReLU) with dropout. The paper gives neither width, dropout, activation nor
+    optimiser (its appendix is lost): width N and dropout 0.5 are recollections, the rest our
+    choice. Logits belong to age ranks, 0 the oldest, not to places in memory.
+    """
+
+    hidden: int | None = None
+    """Width of the hidden layer; none: as many as the memory has slots. Our choice."""
+    dropout: float = 0.5
+    """Share of hidden units dropped while training. Our choice."""
+    transform: Literal["identity", "log1p", "standardise"] = "identity"
+    """What is done to the context: nothing, sign(x) log(1 + |x|), or standardised by its running
+    statistics. Our choice."""
+    half_context: bool = False
+    """Only distances and returns, the first six features (the paper's ablation, which does not say
+    which half)."""
+    lr: float | None = None
+    """Adam's rate; none: that of the policy. Falls as that does. Our choice."""
+    max_grad_norm: float | None = 0.5
+    """Norm the gradient is clipped to, apart from the policy's; none turns it off. Our choice."""
+
+    def __post_init__(self) -> None:
+        check_count(self, "hidden", optional=True)
+        check_number(self, "dropout", low=0, high=1, open_high=True)
+        require(
+            self.transform in TRANSFORMS, self, "transform", self.transform, ", ".join(TRANSFORMS)
+        )
+        check_number(self, "lr", low=0, open_high=True, optional=True)
+        check_number(self, "max_grad_norm", low=0, open_low=True, optional=True)
+
+    @property
+    def inputs(self) -> int:
+        """Features that are looked at."""
+        return HALF if self.half_context else FEATURES
+
+    def init(self, capacity: int, key: Key, dtype: Any) -> AttentionState:
+        """Weights and biases uniform in +-1/sqrt(inputs of the layer)."""
+        width = self.hidden or capacity
+        keys = jax.random.split(key, 4)
+
+        def layer(k: Any, n_in: int, n_out: int) -> Linear:
+            r = 1 / math.sqrt(n_in)
+            draw = lambda key, *shape: jax.random.uniform(key, shape, dtype, -r, r)  # noqa: E731
+            return Linear(draw(k[0], n_in, n_out), draw(k[1], n_out))
+
+        phi = (layer(keys[:2], self.inputs, width), layer(keys[2:], width, capacity))
+        zero = jnp.zeros(self.inputs, dtype)
+        seen = RunningStats(jnp.zeros((), dtype), zero, zero)
+        opt = self._direction(0.0).init(phi)  # pyright: ignore[reportArgumentType] (any tree)
+        return AttentionState(phi, opt, seen)
+
+    def _direction(self, eps: float) -> optax.GradientTransformation:
+        clip = (
+            optax.identity()
+            if self.max_grad_norm is None
+            else optax.clip_by_global_norm(self.max_grad_norm)
+        )
+        return optax.chain(clip, optax.scale_by_adam(eps=eps))
+
+    def _seen(self, v: Array) -> RunningStats:
+        part = v[: self.inputs]
+        return RunningStats(jnp.ones((), part.dtype), part, jnp.zeros_like(part))
+
+    def prepare(self, state: AttentionState, v: Array) -> Array:
+        """The context as the network takes it, statistics with this one included."""
+        x = v[: self.inputs]
+        if self.transform == "log1p":
+            return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+        if self.transform == "standardise":
+            stats = state.seen.merge(self._seen(v))
+            return (x - stats.mean) / jnp.sqrt(stats.var + VAR_EPS)
+        return x
+
+    def weights(self, state: AttentionState, v: Array, store: Store, key: Key) -> Array:
+        """softmax(f_phi(v)) over the filled slots (eq. 1)."""
+        hidden, out = state.phi
+        h = jax.nn.relu(hidden(self.prepare(state, v)))
+        if not isinstance(self.dropout, (int, float)) or self.dropout > 0:
+            kept = jax.random.bernoulli(key, 1 - self.dropout, h.shape)
+            h = jnp.where(kept, h / (1 - self.dropout), 0)
+        return masked_softmax(out(h), store.filled)
+
+    def move(
+        self, state: AttentionState, slope: Array, v: Array, store: Store, key: Key, rate: Rate
+    ) -> AttentionState:
+        """One step of Adam; the context is counted."""
+
+        def weights(phi: Any) -> Array:
+            return self.weights(AttentionState(phi, state.opt, state.seen), v, store, key)
+
+        (up,) = jax.vjp(weights, state.phi)[1](slope)
+        moves: Any
+        moves, opt = self._direction(rate.eps).update(up, state.opt)
+        lr = rate.lr if self.lr is None else self.lr * rate.share
+        phi = jax.tree.map(lambda x, m: x + lr * m, state.phi, moves)
+        return AttentionState(phi, opt, state.seen.merge(self._seen(v)))
+
+
+@dataclass(frozen=True)
+class MeanBlend:
+    """The mean of the stored policies (Le et al., 2022, section 4.3, "Mean psi"): equal weights,
+    nothing to train."""
+
+    def init(self, capacity: int, key: Key, dtype: Any) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+    def weights(self, state: Any, v: Array, store: Store, key: Key) -> Array:
+        """1/m on the filled slots."""
+        return masked_softmax(jnp.zeros(len(store.born), v.dtype), store.filled)
+
+    def move(
+        self, state: Any, slope: Array, v: Array, store: Store, key: Key, rate: Rate
+    ) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+
+BLENDS = {"attention": Attention, "mean": MeanBlend}
+"""The names blends go by in flags."""
+
+
+@runtime_checkable
+class Writing(Protocol):
+    """When a policy is stored."""
+
+    def __call__(self, fresh: Array, threshold: Array, step: Array) -> Bool[Array, ""]:
+        """Of D(theta, psi) after the step, D(old, psi), and the number of the step, from 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Diverse:
+    """Diversity-promoting writing: D(theta, psi) > D(old, psi), theta after its step (Le et al.,
+    2022, eq. 2, Algorithm 1, line 6)."""
+
+    def __call__(self, fresh: Array, threshold: Array, step: Array) -> Array:
+        """Strict: a tie does not write."""
+        return fresh > threshold
+
+
+@dataclass(frozen=True)
+class EveryStep:
+    """Writing at fixed intervals, the paper's ablations (section 4.5): 1 frequent, 10 uniform, 100
+    sparse."""
+
+    steps: int = 1
+    """Minibatch steps from one write to the next."""
+
+    def __post_init__(self) -> None:
+        check_count(self, "steps")
+
+    def __call__(self, fresh: Array, threshold: Array, step: Array) -> Array:
+        """Whether the number of the step is a multiple."""
+        return step % self.steps == 0
+
+
+WRITINGS = {"diverse": Diverse, "every": EveryStep}
+"""The names rules of writing go by in flags."""
