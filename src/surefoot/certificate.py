@@ -58,7 +58,7 @@ def evidence(
     """The arrays of an update's batch: the rollout that `learn` was given and, where the promise is
     about a projection, that of every row of it, [T * N, ...], under `projected/`.
 
-    `old` and `new` are the policies before and after, `report` the scalars of `learn`.
+    `old` and `new` are the policies before and after, `report` what `learn` reports.
     """
     arrays = tree_to_arrays(rollout)
     if config.method.promise == "projection":
@@ -85,7 +85,7 @@ def attest(
     """The line of an update, all but `previous`.
 
     `actors` are the arrays of the policy before and after, `batch` the `evidence` (None where the
-    rollout has stayed on the device), `report` the scalars of `learn`. With `check` the float64
+    rollout has stayed on the device), `report` what `learn` reports. With `check` the float64
     value is computed, which needs the batch, and a policy that the verifier knows: not one with
     full covariances.
     """

@@ -51,7 +51,9 @@ class Incidents:
 
 
 def plain(x: Any) -> Any:
-    """A number as strict JSON has it; one that is not finite in words."""
+    """A number, or a list of them, as strict JSON has it; one that is not finite in words."""
+    if isinstance(x, list):
+        return [plain(v) for v in x]
     return str(x) if isinstance(x, float) and not math.isfinite(x) else x
 
 

@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
     """What one update reports."""
 
     report: dict[str, Any]
-    """Scalars of `learn`, as Python numbers."""
+    """What `learn` reports, as Python numbers and lists of them."""
     episodes: list[Episode]
     """Episodes that ended while its rollout was collected, in order."""
     env_steps: int
@@ -101,8 +101,14 @@ def fresh_state(config: Config[Any, Any], spec: Any) -> TrainState:
 
 
 def plain(report: dict[str, Any]) -> dict[str, Any]:
-    """A fetched report as Python bools, ints and floats, in the order of its keys."""
-    return {k: np.asarray(v).item() for k, v in sorted(report.items())}
+    """A fetched report in the order of its keys: scalars as Python bools, ints and floats, vectors
+    as lists of them. Raises `ValueError` for an array of more dimensions."""
+    for key, value in report.items():
+        if np.ndim(value) > 1:
+            raise ValueError(
+                f"{key} of a report has shape {np.shape(value)}; allowed: numbers and vectors"
+            )
+    return {k: np.asarray(v).tolist() for k, v in sorted(report.items())}
 
 
 class HostLoop:

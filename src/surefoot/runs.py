@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from surefoot import checkpoint
 from surefoot.checks import UsageError
+from surefoot.sinks import last_update
 
 LOCK, MORE = ".lock", "target.json"
 """The lock of a run, and what `resume --more` has asked of it."""
@@ -70,18 +70,7 @@ def described(folder: Path) -> dict[str, Any]:
 
 def steps_written(folder: Path) -> int:
     """Environment steps on the last whole line of `metrics.jsonl`; 0 where there is none."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return 0
-    with path.open("rb") as f:
-        f.seek(0, os.SEEK_END)
-        f.seek(max(0, f.tell() - 65536))
-        lines = f.read().splitlines(keepends=True)
-    for line in reversed(lines):
-        if line.endswith(b"\n"):
-            with contextlib.suppress(ValueError, KeyError):
-                return int(json.loads(line)["env_steps"])
-    return 0
+    return int(last_update(folder).get("env_steps", 0))
 
 
 def finished(folder: Path) -> bool:

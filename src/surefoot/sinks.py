@@ -3,6 +3,7 @@ update and closed once."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -12,12 +13,15 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from surefoot.checks import EnvironmentFault
 
+TAIL = 65536
+"""Bytes read at first from the end of `metrics.jsonl`."""
+
 
 class Update(NamedTuple):
     """What one update of a run says."""
 
     metrics: dict[str, Any]
-    """Numbers that the same command repeats to the byte: no clock in them."""
+    """Numbers and lists of them that the same command repeats to the byte: no clock in them."""
     timings: dict[str, float]
     """`update`, `env_steps`, `seconds` since the start, `steps_per_second`, and where the time
     went."""
@@ -32,11 +36,13 @@ class Sink(Protocol):
 
 
 def _line(values: dict[str, Any]) -> str:
-    """One line of strict JSON; numbers that are not finite become null (and `update_skipped` says
-    why)."""
-    clean = {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
-    }
+    """One line of strict JSON; numbers that are not finite become null, in lists too (and
+    `update_skipped` says why)."""
+
+    def strict(x: Any) -> Any:
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+
+    clean = {k: [*map(strict, v)] if isinstance(v, list) else strict(v) for k, v in values.items()}
     return json.dumps(clean, allow_nan=False) + "\n"
 
 
@@ -103,8 +109,35 @@ def kept_lines(path: Path, at: dict[str, Any]) -> bytes:
     return data[:size]
 
 
+def last_update(folder: Path) -> dict[str, Any]:
+    """The last whole line of a run's `metrics.jsonl`; empty where there is none.
+
+    Lines may be long, for methods report vectors too: more and more of the end is read until one
+    is whole.
+    """
+    path, span = folder / "metrics.jsonl", TAIL
+    if not path.exists():
+        return {}
+    with path.open("rb") as f:
+        size = f.seek(0, os.SEEK_END)
+        while True:
+            f.seek(max(0, size - span))
+            for line in reversed(f.read().splitlines(keepends=True)):
+                with contextlib.suppress(ValueError):  # the first one read may be cut, and the last
+                    row = json.loads(line) if line.endswith(b"\n") else None
+                    if isinstance(row, dict):
+                        return row
+            if span >= size:
+                return {}
+            span *= 8
+
+
 class TensorBoard:
-    """`events.*` for TensorBoard, under the same keys, against environment steps."""
+    """`events.*` for TensorBoard, under the same keys, against environment steps.
+
+    Numbers only: the place in a vector says what an entry is, which neither a scalar nor a
+    histogram of values shows.
+    """
 
     def __init__(self, folder: Path, purge: int | None = None) -> None:
         """`purge`: the environment step from which what stands in older files no longer counts."""
@@ -116,7 +149,9 @@ class TensorBoard:
         step = int(update.metrics["env_steps"])
         values = update.metrics | {k: update.timings[k] for k in ("seconds", "steps_per_second")}
         for key, value in values.items():
-            if key not in ("env_steps", "update") and value is not None and math.isfinite(value):
+            if key in ("env_steps", "update") or value is None or isinstance(value, list):
+                continue
+            if math.isfinite(value):
                 self._writer.add_scalar(key, value, step)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ Key = jax.Array
 Obs = Any  # Float[Array, "... obs_dim"]; other observation spaces come as pytrees of arrays
 Action = Any  # Float[Array, "... act_dim"] for a Gaussian, Int[Array, "..."] for a Categorical
 State = Any  # whatever a method keeps between updates: a pytree of arrays
-Info = dict[str, Any]  # scalars a method reports about its update
+Info = dict[str, Any]  # scalars and vectors a method reports about its update
 
 
 @runtime_checkable

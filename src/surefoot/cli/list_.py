@@ -10,6 +10,7 @@ from typing import Any
 from surefoot.checks import UsageError
 from surefoot.envs import SUITES, installed, missing, nearest, split
 from surefoot.methods import METHODS
+from surefoot.sinks import last_update
 
 USAGE = """usage: surefoot list methods|envs|presets|runs [--json] [--run-dir DIR]
 
@@ -134,7 +135,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
         else []
     )
     for path in found:
-        last = _last_line(path.parent / "metrics.jsonl")
+        last = last_update(path.parent)
         settings = json.loads(path.read_text()).get("settings", {})
         kind = settings.get("method", {}).get("type", "?")
         rows.append(
@@ -152,17 +153,3 @@ def runs(folder: Path) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _last_line(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    with path.open("rb") as f:
-        f.seek(max(0, path.stat().st_size - 8192))
-        lines = f.read().splitlines()
-    for line in reversed(lines):
-        try:
-            return json.loads(line)
-        except ValueError:
-            continue
-    return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from surefoot import sinks
 from surefoot.experiments.plan import Run, Task, busy, prepare, state
 
 TAIL = 65536
@@ -152,29 +152,21 @@ def start(command: list[str], slot: int | None, log: Path) -> Process:
 
 def last_words(log: Path) -> str:
     """The last line of a log, or an empty text."""
-    lines = _tail(log).decode(errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def _tail(path: Path) -> bytes:
     try:
-        with path.open("rb") as f:
+        with log.open("rb") as f:
             f.seek(max(0, os.fstat(f.fileno()).st_size - TAIL))
-            return f.read()
+            tail = f.read()
     except FileNotFoundError:
-        return b""
+        return ""
+    lines = tail.decode(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def last_update(run: Run) -> tuple[int, float | None]:
     """(environment steps, return) on the last whole line of a run's metrics; (0, None) before the
     first."""
-    for line in reversed(_tail(run.folder / "metrics.jsonl").split(b"\n")[:-1]):
-        try:
-            row = json.loads(line)
-        except ValueError:  # the first of the tail, cut
-            continue
-        return row["env_steps"], row["episode_return"]
-    return 0, None
+    row = sinks.last_update(run.folder)
+    return row.get("env_steps", 0), row.get("episode_return")
 
 
 @dataclass
