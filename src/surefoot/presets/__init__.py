@@ -35,11 +35,12 @@ def all_presets() -> list[Preset]:
     """Every preset, the specific before the general."""
     from surefoot.presets.classic import CLASSIC
     from surefoot.presets.first_order import FIRST_ORDER
+    from surefoot.presets.mcpo import MCPO_PRESETS
     from surefoot.presets.mujoco import MUJOCO
     from surefoot.presets.shared import SHARED
     from surefoot.presets.vine import VINE
 
-    return [*CLASSIC, *MUJOCO, *FIRST_ORDER, *SHARED, *VINE]
+    return [*CLASSIC, *MUJOCO, *FIRST_ORDER, *MCPO_PRESETS, *SHARED, *VINE]
 
 
 def choose(method: str, env: str, name: str | None = None) -> Config[Any, Any]:
