@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, Int
 
 from surefoot.checks import check_count, check_number, require
@@ -27,45 +28,57 @@ FAR = 20.0
 
 
 class Store(eqx.Module):
-    """A queue of at most N policies as parameter vectors: a ring, whose oldest is overwritten."""
+    """A queue of at most N policies as parameter vectors: a ring of N + 1 places, of which the one
+    behind the newest is scratch."""
 
-    rows: Float[Array, "N P"]
-    """The vectors, zero where nothing was written yet."""
-    born: Int[Array, " N"]
+    rows: Float[Array, "N1 P"]
+    """The vectors; zero where nothing was written yet."""
+    born: Int[Array, " N1"]
     """Step at which each was written, -1 where nothing was."""
     pushes: Int[Array, ""]
     """Policies ever written."""
 
     @staticmethod
     def empty(capacity: int, theta: Array) -> Store:
-        """A store of nothing for vectors like `theta`, [P]."""
-        rows = jnp.zeros((capacity, theta.shape[0]), theta.dtype)
-        return Store(rows, jnp.full(capacity, -1, jnp.int32), jnp.zeros((), jnp.int32))
+        """A store of nothing for `capacity` vectors like `theta`, [P]."""
+        rows = jnp.zeros((capacity + 1, theta.shape[0]), theta.dtype)
+        return Store(rows, jnp.full(capacity + 1, -1, jnp.int32), jnp.zeros((), jnp.int32))
+
+    @property
+    def capacity(self) -> int:
+        """Policies it can hold, N."""
+        return len(self.born) - 1
 
     @property
     def filled(self) -> Array:
         """Policies held, m."""
-        return jnp.minimum(self.pushes, len(self.born))
+        return jnp.minimum(self.pushes, self.capacity)
+
+    @property
+    def oldest(self) -> Array:
+        """Place of the oldest."""
+        return (self.pushes - self.filled) % (self.capacity + 1)
 
     def push(self, theta: Array, step: Array, when: Array) -> Store:
         """With `theta` behind the newest, where `when`; the oldest falls out of a full store."""
-        at = self.pushes % len(self.born)
-        # One row is read and written, so that the ring stays where it is inside a loop.
-        row = jnp.where(when, theta, self.rows[at])
-        rows = jax.lax.dynamic_update_slice(self.rows, row[None], (at, jnp.zeros_like(at)))
-        born = jnp.where((jnp.arange(len(self.born)) == at) & when, step, self.born)
+        at = self.pushes % (self.capacity + 1)
+        # The scratch place is written in any case, so that no row is read back and the ring stays
+        # where it is inside a loop.
+        rows = jax.lax.dynamic_update_slice(self.rows, theta[None], (at, jnp.zeros_like(at)))
+        born = jnp.where((jnp.arange(self.capacity + 1) == at) & when, step, self.born)
         return Store(rows, born, self.pushes + when.astype(jnp.int32))
 
     def by_age(self, x: Array) -> Array:
-        """Something in the order of the ring, [N, ...], with the oldest first."""
-        return jnp.roll(x, -jnp.where(self.pushes > len(x), self.pushes % len(x), 0), axis=0)
+        """Something in the order of the ring, [N + 1, ...], with the oldest first, [N, ...]."""
+        return jnp.roll(x, -self.oldest, axis=0)[: self.capacity]
 
-    def by_place(self, x: Array) -> Array:
-        """Something with the oldest first, [N, ...], in the order of the ring."""
-        return jnp.roll(x, jnp.where(self.pushes > len(x), self.pushes % len(x), 0), axis=0)
+    def by_place(self, w: Array) -> Array:
+        """Weights with the oldest first, [N], in the order of the ring, [N + 1]; 0 for scratch."""
+        return jnp.roll(jnp.append(w, jnp.zeros_like(w[:1])), self.oldest)
 
     def ordered(self) -> tuple[Array, Array]:
-        """Vectors [N, P] and birth steps [N], the oldest first; what is empty is at the end."""
+        """Vectors [N, P] and birth steps [N], the oldest first; what is empty is at the end, its
+        vectors without meaning."""
         return self.by_age(self.rows), self.by_age(self.born)
 
 
@@ -102,19 +115,19 @@ def context(theta: View, psi: View, batch: Batch) -> Float[Array, " 12"]:
     mean of the ratio times A, [6:9] entropy, [9:12] mean squared error of the value. No gradient
     passes. `batch.old` and `batch.value` are those of the old policy.
     """
-    pair = (psi.dist, batch.old, theta.dist)
+    three = (psi.dist, batch.old, theta.dist)
     values = (psi.value, batch.value, theta.value)
-    v = [
-        distance(theta.dist, psi.dist, batch),
-        distance(batch.old, psi.dist, batch),
-        distance(batch.old, theta.dist, batch),
-        batch.mean(near_ratio(psi.dist, batch) * batch.advantage),
-        batch.mean(batch.advantage),
-        batch.mean(near_ratio(theta.dist, batch) * batch.advantage),
-        *(batch.mean(d.entropy()) for d in pair),
-        *(batch.mean((x - batch.value_target) ** 2) for x in values),
-    ]
-    return jax.lax.stop_gradient(jnp.stack(v))
+    rows = (
+        theta.dist.kl(psi.dist),
+        batch.old.kl(psi.dist),
+        batch.old.kl(theta.dist),
+        near_ratio(psi.dist, batch) * batch.advantage,
+        batch.advantage,
+        near_ratio(theta.dist, batch) * batch.advantage,
+        *(d.entropy() for d in three),
+        *((x - batch.value_target) ** 2 for x in values),
+    )
+    return jax.lax.stop_gradient(jax.vmap(batch.mean)(jnp.stack(rows)))
 
 
 def masked_softmax(logits: Array, filled: Array) -> Array:
@@ -227,7 +240,7 @@ class Attention:
         phi = (layer(keys[:2], self.inputs, width), layer(keys[2:], width, capacity))
         zero = jnp.zeros(self.inputs, dtype)
         seen = RunningStats(jnp.zeros((), dtype), zero, zero)
-        opt = self._direction(0.0).init(phi)  # pyright: ignore[reportArgumentType] (any tree)
+        opt = self._direction(0.0).init(ravel_pytree(phi)[0])
         return AttentionState(phi, opt, seen)
 
     def _direction(self, eps: float) -> optax.GradientTransformation:
@@ -269,11 +282,13 @@ class Attention:
         def weights(phi: Any) -> Array:
             return self.weights(AttentionState(phi, state.opt, state.seen), v, store, key)
 
-        (up,) = jax.vjp(weights, state.phi)[1](slope)
-        moves: Any
-        moves, opt = self._direction(rate.eps).update(up, state.opt)
+        # On one vector, as in `SGD`.
+        phi, unravel = ravel_pytree(state.phi)
+        (up,) = jax.vjp(lambda phi: weights(unravel(phi)), phi)[1](slope)
+        move: Any
+        move, opt = self._direction(rate.eps).update(up, state.opt)
         lr = rate.lr if self.lr is None else self.lr * rate.share
-        phi = jax.tree.map(lambda x, m: x + lr * m, state.phi, moves)
+        phi: Any = unravel(phi + lr * move)
         return AttentionState(phi, opt, state.seen.merge(self._seen(v)))
 
 
@@ -288,7 +303,7 @@ class MeanBlend:
 
     def weights(self, state: Any, v: Array, store: Store, key: Key) -> Array:
         """1/m on the filled slots."""
-        return masked_softmax(jnp.zeros(len(store.born), v.dtype), store.filled)
+        return masked_softmax(jnp.zeros(store.capacity, v.dtype), store.filled)
 
     def move(
         self, state: Any, slope: Array, v: Array, store: Store, key: Key, rate: Rate

@@ -151,14 +151,17 @@ class MCPO:
         share = 1 - batch.progress if self.sgd.anneal else 1.0
         rate = Rate(lr, share, self.sgd.adam_eps)
 
-        def step(at: tuple[Any, MCPOState], mb: Batch) -> tuple[tuple[Any, MCPOState], Info]:
-            theta, s = at
+        def step(at: tuple[Any, MCPOState, Array], mb: Batch) -> tuple[Any, Info]:
+            theta, s, due = at
+            # What line 6 of the step before decided; done here, where all reads come after the
+            # write, the memory is not copied.
+            memory = s.memory.push(theta, s.step, due)
             v = context(view(unravel(theta), mb), view(unravel(s.psi), mb), mb)
             key = jax.random.fold_in(k_blend, s.step)
-            w = self.blend.weights(s.blend, v, s.memory, key)
+            w = self.blend.weights(s.blend, v, memory, key)
 
             def L2(w: Array) -> tuple[Array, tuple[Array, Any, Array]]:
-                psi = blended(s.memory, w, s.psi)  # eq. 1
+                psi = blended(memory, w, s.psi)  # eq. 1
                 dist = unravel(psi)(mb.obs)
                 tau = near_ratio(dist, mb)
                 return mb.mean(tau * mb.advantage), (psi, dist, tau)
@@ -175,14 +178,13 @@ class MCPO:
             move: Any
             move, opt = self.sgd.direction.update(g, s.opt)
             theta = theta - lr * move  # line 5: theta, then phi
-            blend = self.blend.move(s.blend, slope, v, s.memory, key, rate)
+            blend = self.blend.move(s.blend, slope, v, memory, key, rate)
             far = distance(unravel(theta)(mb.obs), dist, mb)
             write = self.writing(far, d_psi, s.step + 1)  # line 6
-            memory = s.memory.push(theta, s.step + 1, write)  # lines 6 and 7
             after = MCPOState(opt, memory, blend, psi, s.beta, s.step + 1)  # line 9
             slot = jnp.argmax(w)
-            filled = s.memory.filled
-            return (theta, after), {
+            born = memory.by_age(memory.born)[slot]
+            return (theta, after, write), {
                 "loss": value,
                 "alpha": mb.mean(alpha),
                 "alpha_spread": jnp.sqrt(mb.mean((alpha - mb.mean(alpha)) ** 2)),
@@ -194,16 +196,19 @@ class MCPO:
                 "attention_entropy": -jnp.sum(jax.scipy.special.xlogy(w, w)),
                 "attention": w,
                 "slot": slot,
-                "attended": jnp.where(filled > 0, s.memory.by_age(s.memory.born)[slot], -1),
+                "attended": jnp.where(memory.filled > 0, born, -1),
                 "written": write,
             }
 
-        (theta, after), told = sweep(
-            step, (theta, state), batch, key, self.sgd.epochs, self.sgd.minibatches
+        start = (theta, state, jnp.zeros((), bool))
+        (theta, after, due), told = sweep(
+            step, start, batch, key, self.sgd.epochs, self.sgd.minibatches
         )
         policy = unravel(theta)
         d = batch.mean(KLOldNew()(policy(batch.obs), batch))
-        after = eqx.tree_at(lambda s: s.beta, after, self.beta.after(state.beta, d))
+        memory = after.memory.push(theta, after.step, due)
+        kept = (memory, self.beta.after(state.beta, d))
+        after = eqx.tree_at(lambda s: (s.memory, s.beta), after, kept)
         return policy, after, self.report(state, after, told)
 
     def report(self, before: MCPOState, after: MCPOState, told: Info) -> Info:
