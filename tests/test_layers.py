@@ -46,7 +46,7 @@ ROWS = [
         "runs",
         "incidents",
     ],
-    ["build", "agent", "console", "replay"],
+    ["build", "agent", "console", "replay", "figures"],
     ["experiments"],
     ["cli", "__main__"],
 ]

@@ -199,6 +199,25 @@ def sweep_litter(folder: Path) -> None:
 def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays and state of a checkpoint, checked against its manifest. Raises `DamagedCheckpoint`
     naming the file."""
+    files = _files(folder)
+    data = {name: _checked(folder / name, files.get(name)) for name in MEMBERS}
+    try:
+        return load_arrays(data["arrays.safetensors"]), json.loads(data["state.json"])
+    except Exception as error:  # whatever the reader of arrays raises: the file is not one of ours
+        raise DamagedCheckpoint(f"{folder} cannot be read: {error}") from error
+
+
+def arrays_hash(folder: Path) -> str:
+    """SHA-256 of a checkpoint's file of arrays, as its manifest has it; the file is not read.
+    Raises `DamagedCheckpoint`."""
+    entry = _files(folder)["arrays.safetensors"]
+    if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+        raise DamagedCheckpoint(f"{folder / 'manifest.json'} has no hash of arrays.safetensors")
+    return entry["sha256"]
+
+
+def _files(folder: Path) -> dict[str, Any]:
+    """The members that a manifest names, with size and hash."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         files = manifest["files"]
@@ -215,11 +234,7 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         )
     if not isinstance(files, dict) or set(files) != set(MEMBERS):
         raise DamagedCheckpoint(f"{folder / 'manifest.json'} does not name {' and '.join(MEMBERS)}")
-    data = {name: _checked(folder / name, files.get(name)) for name in MEMBERS}
-    try:
-        return load_arrays(data["arrays.safetensors"]), json.loads(data["state.json"])
-    except Exception as error:  # whatever the reader of arrays raises: the file is not one of ours
-        raise DamagedCheckpoint(f"{folder} cannot be read: {error}") from error
+    return files
 
 
 def _checked(path: Path, entry: Any) -> bytes:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from surefoot import checkpoint
-from surefoot.checks import UsageError
-from surefoot.sinks import last_update
+from surefoot.checks import EnvironmentFault, UsageError
+from surefoot.sinks import json_lines, last_update
 
 LOCK, MORE = ".lock", "target.json"
 """The lock of a run, and what `resume --more` has asked of it."""
@@ -71,6 +71,21 @@ def described(folder: Path) -> dict[str, Any]:
 def steps_written(folder: Path) -> int:
     """Environment steps on the last whole line of `metrics.jsonl`; 0 where there is none."""
     return int(last_update(folder).get("env_steps", 0))
+
+
+def updates(folder: Path) -> list[dict[str, Any]]:
+    """Every update of a run so far, as `metrics.jsonl` has it.
+
+    Raises `UsageError` where there is none, `EnvironmentFault` where a line is not an update.
+    """
+    path = folder / "metrics.jsonl"
+    rows = json_lines(path, growing=True) if path.exists() else []
+    if not rows:
+        raise UsageError(f"{folder} has no update yet: {path.name} is missing or empty")
+    for i, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not {"update", "env_steps"} <= row.keys():
+            raise EnvironmentFault(f"{path} line {i} is not an update: it has no env_steps")
+    return rows
 
 
 def finished(folder: Path) -> bool:

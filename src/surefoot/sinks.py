@@ -132,6 +132,24 @@ def last_update(folder: Path) -> dict[str, Any]:
             span *= 8
 
 
+def json_lines(path: Path, torn: bool = False, growing: bool = False) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines.
+
+    Lines that are none are passed over with `torn` (a killed writer leaves half a line in files
+    that are only ever added to), else raise `EnvironmentFault` naming the line. With `growing` what
+    stands behind the last line feed is not read: somebody may be writing it.
+    """
+    text = path.read_text()
+    rows = []
+    for i, line in enumerate((text[: text.rfind("\n") + 1] if growing else text).splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if not torn:
+                raise EnvironmentFault(f"{path} line {i} is not JSON: {error}") from error
+    return rows
+
+
 class TensorBoard:
     """`events.*` for TensorBoard, under the same keys, against environment steps.
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "score a run over whole episodes: surefoot eval RUN",
     "certify": "check the certificate of a run, in float64: surefoot certify RUN",
     "watch": "see a run act: a window, or a video where there is no display: surefoot watch RUN",
+    "plot": "pictures of a run and of its memory of policies: surefoot plot RUN",
     "list": "methods, envs, presets or runs: surefoot list methods",
     "doctor": "what is installed, what is missing and the line that installs it",
 }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from surefoot.checks import EnvironmentFault
+from surefoot.sinks import json_lines
 from surefoot.verifier import COLUMNS
 
 CURVE_POINTS = 200
@@ -83,22 +84,6 @@ def read_run(folder: Path) -> Result:
         ),
         curve=thinned(seen),
     )
-
-
-def json_lines(path: Path, torn: bool = False) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines.
-
-    Lines that are none are passed over with `torn` (a killed writer leaves half a line in files
-    that are only ever added to), else raise `EnvironmentFault` naming the line.
-    """
-    rows = []
-    for i, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if not torn:
-                raise EnvironmentFault(f"{path} line {i} is not JSON: {error}") from error
-    return rows
 
 
 def up_to(rows: Sequence[dict[str, Any]], steps: int) -> list[dict[str, Any]]:
