@@ -144,6 +144,9 @@ def test_minibatches_cannot_exceed_rows():
 def test_shared_layers_go_with_a_shared_value():
     with pytest.raises(UsageError, match="shared_layers"):
         Config(PPO(), SharedValue())
+    with pytest.raises(UsageError, match=r"joint is True; .* not joint with value ValueFit"):
+        Config(PPO(), ValueFit(), networks=Networks(joint=True))
+    assert Config(PPO(), SharedValue(), networks=Networks(joint=True)).networks.one_tree
     with pytest.raises(UsageError, match="TRPO refuses layers shared"):
         Config(TRPO(), SharedValue(), networks=Networks(shared_layers=1))
     assert (

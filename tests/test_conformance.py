@@ -716,6 +716,7 @@ NETWORK_CHANGES = {
     "state_dependent_std": True,
     "full_covariance": True,
     "shared_layers": 1,
+    "joint": True,
 }
 
 
@@ -743,4 +744,4 @@ def test_every_field_of_the_networks_changes_the_policy(field):
     if field == "policy":
         assert isinstance(b, Beta) and not isinstance(a, Beta)
         return
-    assert tiny.distance(a, b) > 1e-4 or (field == "shared_layers" and critic != other == ())
+    assert tiny.distance(a, b) > 1e-4 or (field in ("shared_layers", "joint") and critic != other == ())

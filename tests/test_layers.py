@@ -25,6 +25,7 @@ ROWS = [
         "measure",
         "divergences",
         "multipliers",
+        "memory",
         "ranges",
         "repair",
     ],

@@ -38,6 +38,7 @@ SHAPES = {
     "one layer": {"hidden": (16,)},
     "no hidden layer": {"hidden": ()},
     "relu": {"activation": "relu"},
+    "one tree, nothing shared": {"joint": True},
     "first layer shared": {"shared_layers": 1},
     "all layers shared": {"shared_layers": 2},
     "sigma by state": {"state_dependent_std": True},

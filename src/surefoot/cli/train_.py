@@ -91,7 +91,13 @@ class Request:
 def parse_train(name: str, args: list[str]) -> Request:
     """The request that flags describe, on top of a preset or of `--config`. Raises `UsageError`."""
     from surefoot.cli.flags import parse
-    from surefoot.cli.train_flags import Flags, method_flags, method_type, with_fixup
+    from surefoot.cli.train_flags import (
+        WRAPPER_FLAGS,
+        Flags,
+        method_flags,
+        method_type,
+        with_wrapper,
+    )
     from surefoot.config import method_name, read_config
     from surefoot.presets import choose
 
@@ -110,7 +116,9 @@ def parse_train(name: str, args: list[str]) -> Request:
             raise UsageError(f"{path} is of method {method_name(base.method)}, not {name}")
     else:
         base = choose(name, env or "CartPole-v1", preset_name(scan(args, "--preset")))
-    base = with_fixup(with_value(base, scan(args, "--value")), scan(args, "--fixup"))
+    base = with_value(base, scan(args, "--value"))
+    for flag in reversed(WRAPPER_FLAGS):
+        base = with_wrapper(base, flag, scan(args, f"--{flag}"))
     args = method_flags(args, base.method)
     kind = Flags[method_type(base.method), type(base.value)]  # pyright: ignore[reportInvalidTypeArguments] (types at run time)
     flags = parse(kind, args, prog=f"surefoot train {name}", default=Flags(settings=base))

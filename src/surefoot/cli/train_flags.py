@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic
+from typing import Annotated, Any, Generic, NamedTuple
 
 import tyro
 
@@ -15,6 +15,7 @@ from surefoot.cli.flags import number
 from surefoot.config import Config, M, V
 from surefoot.wrappers import unwrapped
 from surefoot.wrappers.fixup import Fixup
+from surefoot.wrappers.virtual_region import VirtualRegion
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Flags(Generic[M, V]):
     fixup: Annotated[str | None, tyro.conf.arg(metavar="{None}|X")] = None
     """Put `Fixup` round the method: after every update walk back until the KL of every state of the
     batch is at most X. --fixup.FIELD sets its other fields, --method.FIELD those of the method."""
+    virtual: Annotated[str | None, tyro.conf.arg(metavar="{None}|X")] = None
+    """Put `VirtualRegion` round the method: pull every update with weight X towards a blend of past
+    policies. --virtual.FIELD sets its other fields."""
     run_dir: str | None = None
     """Folder of the run; none: runs/<method>-<env>-<seed>-<four letters>. Never overwritten."""
     seeds: int = 1
@@ -48,41 +52,80 @@ class Flags(Generic[M, V]):
     """Print the settings as JSON, for --config, and do nothing."""
 
 
-def with_fixup(config: Config[Any, Any], bound: str | None) -> Config[Any, Any]:
-    """The configuration with `Fixup` round its method at a bound, or none for `None`; as it is
-    where the flag was not given. Raises `UsageError`."""
-    if bound is None:
+class Wrapper(NamedTuple):
+    """How a wrapper is asked for."""
+
+    record: Any
+    field: str
+    """What the flag itself sets."""
+    outermost: bool
+    """Whether it goes round everything, or next to the method."""
+
+
+WRAPPER_FLAGS = {
+    "fixup": Wrapper(Fixup, "max_kl", outermost=True),
+    "virtual": Wrapper(VirtualRegion, "weight", outermost=False),
+}
+"""Flag -> the wrapper it puts round the method; `--FLAG.FIELD` sets its other fields."""
+
+
+def with_wrapper(config: Config[Any, Any], flag: str, text: str | None) -> Config[Any, Any]:
+    """The configuration with a wrapper round its method, whose field the flag sets to a number, or
+    without it for `None`; as it is where the flag was not given. Raises `UsageError`."""
+    if text is None:
         return config
-    if bound.lower() == "none":
-        return dataclasses.replace(config, method=unwrapped(config.method))
+    wrapper, held = WRAPPER_FLAGS[flag], config.method
+    if text.lower() == "none":
+        return dataclasses.replace(config, method=_without(held, wrapper.record))
     try:
-        max_kl = number(bound)
+        value = {wrapper.field: number(text)}
     except ValueError as error:
-        raise UsageError(f"--fixup is {bound!r}; {error}") from None
-    held = config.method
-    round_it = (
-        dataclasses.replace(held, max_kl=max_kl)
-        if isinstance(held, Fixup)
-        else Fixup(held, max_kl=max_kl)
-    )
-    return dataclasses.replace(config, method=round_it)
+        raise UsageError(f"--{flag} is {text!r}; {error}") from None
+    return dataclasses.replace(config, method=_within(held, wrapper, value))
+
+
+def _without(method: Any, record: Any) -> Any:
+    """The method with every wrapper of a kind taken off."""
+    if method is unwrapped(method):
+        return method
+    inner = _without(method.inner, record)
+    return inner if isinstance(method, record) else dataclasses.replace(method, inner=inner)
+
+
+def _within(method: Any, wrapper: Wrapper, value: dict[str, float]) -> Any:
+    """The method with a field of its wrapper set, and with the wrapper where it had none."""
+    if isinstance(method, wrapper.record):
+        return dataclasses.replace(method, **value)
+    held = any(isinstance(m, wrapper.record) for m in chain(method))
+    if method is unwrapped(method) or (wrapper.outermost and not held):
+        return wrapper.record(method, **value)
+    return dataclasses.replace(method, inner=_within(method.inner, wrapper, value))
+
+
+def chain(method: Any) -> list[Any]:
+    """The wrappers round a method, the outermost first, and the method itself."""
+    return [method, *([] if method is unwrapped(method) else chain(method.inner))]
 
 
 def method_type(method: Any) -> Any:
     """The type whose fields are the flags of a method: for a wrapped one, wrapper and method."""
-    return Fixup[method_type(method.inner)] if isinstance(method, Fixup) else type(method)
+    if method is unwrapped(method):
+        return type(method)
+    return type(method)[method_type(method.inner)]  # pyright: ignore[reportIndexIssue] (wrappers are generic)
 
 
 def method_flags(args: Sequence[str], method: Any) -> list[str]:
     """Arguments as the parser knows them: round a wrapped method, --method.FIELD is the method's,
-    and --fixup.FIELD the wrapper's."""
-    if not isinstance(method, Fixup):
-        return list(args)
-    return [_wrapped_flag(arg) for arg in args]
+    and --fixup.FIELD or --virtual.FIELD the wrapper's."""
+    places: dict[str, str] = {}
+    for depth, one in enumerate(chain(method)):
+        flags = [f for f, w in WRAPPER_FLAGS.items() if isinstance(one, w.record)]
+        places[f"--{flags[0] if flags else 'method'}."] = "--method." + "inner." * depth
+    return [_placed(arg, places) for arg in args]
 
 
-def _wrapped_flag(arg: str) -> str:
-    for prefix, place in (("--method.", "--method.inner."), ("--fixup.", "--method.")):
+def _placed(arg: str, places: dict[str, str]) -> str:
+    for prefix, place in places.items():
         if arg.startswith(prefix) and not arg.startswith("--method.inner."):
             return place + arg.removeprefix(prefix)
     return arg
