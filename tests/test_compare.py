@@ -18,7 +18,7 @@ from surefoot.cli import compare_, main
 from surefoot.experiments import plan, plots, store, table, work
 from surefoot.experiments.plan import Task
 from surefoot.experiments.store import Store
-from test_store import fabricate
+from test_store import fabricate, with_success
 
 BASE = ["compare", "trpo", "ppo", "--env", "jax:CartPole-v1", "--steps", "1000"]
 TWO = [*BASE[:5], "jax:Pendulum-v1", *BASE[5:]]
@@ -307,6 +307,31 @@ def test_curves_are_of_the_interquartile_mean(tmp_path):
     assert float(ends[2]) == 1000
     assert float(ends[3]) == pytest.approx(300, abs=3)
     assert float(ends[4]) < float(ends[3]) < float(ends[5])
+
+
+def test_success_is_a_column_where_runs_have_it(capsys, tmp_path):
+    """And nothing of it where they have none."""
+    made([*BASE, "--seeds", "3"])
+    assert main([*BASE, "--seeds", "3", "--out", "out"]) == 0
+    silent = {p.name: p.read_text() for p in (tmp_path / "out").iterdir()}
+    assert not [name for name, text in silent.items() if "success" in text.lower()]
+    assert "success" not in said(capsys)[0]
+
+    for run in runs([*BASE, "--seeds", "3"]):
+        with_success(run, 0.8 + 0.1 * run.seed if run.cell.label == "trpo" else 0.5)
+    assert main([*BASE, "--seeds", "3", "--out", "again"]) == 0
+    rows = json.loads((tmp_path / "again" / "summary.json").read_text())["methods"]
+    assert rows["trpo"]["success"]["value"] == pytest.approx(0.9)
+    assert 0.5 < rows["trpo"]["success"]["low"] < 0.9 and rows["trpo"]["success"]["high"] == 1
+    assert rows["ppo"]["success"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    lines = (tmp_path / "again" / "results.csv").read_text().splitlines()
+    assert lines[0].endswith(",success") and lines[1].endswith(",0.8")
+    table_md, out = (tmp_path / "again" / "table.md").read_text(), said(capsys)[0]
+    head = next(row for row in table_md.splitlines() if row.startswith("| method"))
+    place = [c.strip() for c in head.split("|")].index("success")
+    row = next(row for row in table_md.splitlines() if row.startswith("| ppo"))
+    assert row.split("|")[place].strip() == "0.50 [0.50, 0.50]"
+    assert "Success: mean over seeds" in table_md and "0.90 [" in out and "success" in out
 
 
 def test_returns_that_never_rise_above_the_start_are_only_shifted():

@@ -54,6 +54,22 @@ def test_plain_lines_show_the_kl_against_its_budget_without_control_codes():
     assert "/ none" in out.getvalue()
 
 
+def test_success_is_shown_where_a_run_has_it():
+    agent = Agent("trpo", "jax:CartPole-v1", **SMALL)
+    row = {k: 0.0 for k in ("env_steps", "kl_mean", "kl_max", "entropy", "explained_variance")}
+    row |= {"episode_return": None, "episode_length": None, "ratio_max": 1.0}
+    row |= {"update_skipped": False, "value_skipped": False}
+    timings = {"steps_per_second": 1.0, "seconds": 1.0}
+    for rate, words in (({}, None), ({"success_rate": 0.874}, "· success 0.87")):
+        plain, drawn = io.StringIO(), io.StringIO()
+        PlainLines(agent, 64, plain)(Update(row | rate, timings))
+        panel = Panel(agent, 64, console=Console(file=drawn, force_terminal=True, width=160))
+        panel(Update(row | rate, timings))
+        panel.close()
+        for text in (plain.getvalue(), drawn.getvalue()):
+            assert words in text if words else "success" not in text
+
+
 def test_the_panel_shows_budget_time_left_and_where_the_run_is():
     out = io.StringIO()
     agent = Agent("trpo", "jax:CartPole-v1", **SMALL)

@@ -125,7 +125,7 @@ def host_rollouts(suite, kind, steps, rollouts=ROLLOUTS):
         expected = timeline.follow(rollout.obs, rollout.action)
         counted += int(expected.real.sum())
         assert collector.steps == counted
-        yield Seen(rollout, expected, [tuple(e) for e in episodes], policy)
+        yield Seen(rollout, expected, [e[:2] for e in episodes], policy)
     env.close()
 
 

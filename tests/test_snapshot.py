@@ -48,7 +48,13 @@ CLASSIC = [
     "MountainCarContinuous-v0",
 ]
 TEXT = ["FrozenLake", "CliffWalking", "Blackjack", "Taxi"]
-MINIGRID = ["Empty-Random-5x5", "DoorKey-5x5", "Dynamic-Obstacles-5x5", "MultiRoom-N2-S4"]
+MINIGRID = [
+    "Empty-Random-5x5",
+    "UnlockPickup",
+    "DoorKey-5x5",
+    "Dynamic-Obstacles-5x5",
+    "MultiRoom-N2-S4",
+]
 
 
 def through_files(arrays, state):
@@ -128,13 +134,7 @@ def limited(env_id, steps=40, wrap=None, **options):
 
 
 def minigrid(name, steps=40):
-    def flat(env):
-        need("minigrid")
-        from minigrid.wrappers import FlatObsWrapper
-
-        return FlatObsWrapper(env)
-
-    return limited(f"MiniGrid-{name}-v0", steps, flat)
+    return limited(f"MiniGrid-{name}-v0", steps)
 
 
 def exact(make, steps, kinds=("end", "one step in"), each=2):

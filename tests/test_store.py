@@ -61,6 +61,25 @@ def run(tmp_path):
 # Results.
 
 
+def with_success(run, rate, **ends):
+    """Fabricate a run of an environment that knows success, from its first episode on."""
+    fabricate(run, **ends)
+    rows = [json.loads(r) for r in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [r | ({} if r["update"] < 3 else {"success_rate": rate}) for r in rows]
+    return fabricate(run, **ends, metrics=rows)
+
+
+def test_success_is_in_the_row_only_where_there_is_one(run, tmp_path):
+    store = Store(tmp_path / "results")
+    assert store.add(run) and read_run(run.folder).success is None
+    other = with_success(plan.runs_of(Cell("ppo", PPO_CONFIG), [4], tmp_path / "runs")[0], 0.75)
+    assert store.add(other)
+    silent, known = sorted(store.rows().values(), key=lambda r: r["seed"])
+    assert "success" not in silent["result"] and known["result"]["success"] == 0.75
+    assert store.result(silent) == read_run(run.folder)
+    assert store.result(known) == read_run(other.folder)
+
+
 def test_a_fabricated_run_counts_as_finished(run):
     assert plan.state(run) == "finished"
 

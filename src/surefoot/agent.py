@@ -33,7 +33,7 @@ from surefoot.wrappers import unwrapped
 RATE_WINDOW = 20
 """Updates that `steps_per_second` looks back over."""
 WINDOW = 100
-"""Episodes that `episode_return` and `episode_length` are the mean of."""
+"""Episodes that `episode_return`, `episode_length` and `success_rate` are the mean of."""
 CHECKPOINT_EVERY = 100_000
 """Environment steps between checkpoints where a checkpoint changes nothing."""
 CHECKPOINT_EVERY_ON_DEVICE = 500_000
@@ -307,11 +307,14 @@ class Agent:
         self._rolled_back += refused or bool(report["update_skipped"])
         mean: dict[str, float | None] = {"episode_return": None, "episode_length": None}
         if self._window:
-            returns, lengths = zip(*self._window, strict=True)
+            returns, lengths, successes = zip(*self._window, strict=True)
+            said = [x for x in successes if x is not None]
             mean = {
                 "episode_return": float(np.mean(returns)),
                 "episode_length": float(np.mean(lengths)),
             }
+            if said:  # a row of an environment that knows no success has no such column
+                mean["success_rate"] = float(np.mean(said))
         self.report = {
             "env_steps": self.env_steps,
             "update": self.update,

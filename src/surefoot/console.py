@@ -81,6 +81,11 @@ class _View:
         deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
         return f"{mean:.1f} ± {deviation:.1f}"
 
+    def success(self, m: dict[str, Any]) -> str:
+        """Nothing where the environment has no notion of it."""
+        rate = m.get("success_rate")
+        return "" if rate is None else f" · success {rate:.2f}"
+
     def notes(self, m: dict[str, Any]) -> str:
         out = " · update not finite: old policy kept" if m["update_skipped"] else ""
         return out + (" · critic not finite: old critic kept" if m["value_skipped"] else "")
@@ -107,7 +112,7 @@ class PlainLines(_View):
             f"  {number(m['kl_max']):>7}  {number(m['entropy']):>7}"
             f"  {number(m['explained_variance'], '.2f'):>8}  {steps_text(t['steps_per_second']):>7}"
         )
-        print(line + accepted + self.notes(m), file=self._out, flush=True)
+        print(line + self.success(m) + accepted + self.notes(m), file=self._out, flush=True)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -187,7 +192,8 @@ class Panel(_View):
             f" {self.title}   {clock(t['seconds'])} / ~{clock(t['seconds'] + left)}"
             f"   {steps_text(m['env_steps'])} steps   {steps_text(t['steps_per_second'])} steps/s",
             f" return   {spark(list(self._curve))}   {self.returns(m)}"
-            f"   best {number(self._best, '.1f')}   length {number(m['episode_length'], '.0f')}"
+            f"   best {number(self._best, '.1f')}{self.success(m)}"
+            f"   length {number(m['episode_length'], '.0f')}"
             f"   explained variance {number(m['explained_variance'], '.2f')}",
             f" trust    {trust}",
             f" step     {step}   ratio {number(m['ratio_max'])}{self.notes(m)}",

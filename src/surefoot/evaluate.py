@@ -31,11 +31,31 @@ class Score:
     """Undiscounted return of every episode, raw rewards."""
     lengths: tuple[int, ...]
     """Steps of every episode."""
+    successes: tuple[bool | None, ...] = ()
+    """Whether every episode was a success; None where the environment does not say."""
 
     @property
     def mean(self) -> float:
         """Mean return."""
         return float(np.mean(self.returns))
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of successes among the episodes of which the environment says it; None if of
+        none."""
+        said = [x for x in self.successes if x is not None]
+        return float(np.mean(said)) if said else None
+
+    @property
+    def success_ci95(self) -> tuple[float, float] | None:
+        """Wilson's 95 % interval of the success rate of this policy."""
+        from scipy.stats import binomtest
+
+        said = [x for x in self.successes if x is not None]
+        if not said:
+            return None
+        low, high = binomtest(sum(said), len(said)).proportion_ci(method="wilson")
+        return float(low), float(high)
 
     @property
     def iqm(self) -> float:
@@ -54,7 +74,8 @@ class Score:
         return float(low), float(high)
 
     def to_json(self) -> dict[str, Any]:
-        """The line `eval --json` prints."""
+        """The line `eval --json` prints; `success` only where the environment has a notion of
+        it."""
         low, high = self.ci95
         value = {
             "mean": self.mean,
@@ -63,11 +84,16 @@ class Score:
             "min": min(self.returns),
             "max": max(self.returns),
         }
+        rate, ends, success = self.success_rate, self.success_ci95, {}
+        if rate is not None and ends is not None:
+            said = {"rate": round(rate, 6), "ci95": [round(x, 6) for x in ends]}
+            success = {"success": said}
         return {
             "return": {
                 k: [round(x, 6) for x in v] if isinstance(v, list) else round(v, 6)
                 for k, v in value.items()
             },
+            **success,
             "length": {"mean": round(float(np.mean(self.lengths)), 3)},
             "episodes": len(self.returns),
             "deterministic": self.deterministic,
@@ -97,19 +123,25 @@ def evaluate(agent: Any, episodes: int = 20, deterministic: bool = True, seed: i
         raise UsageError(f"episodes is {episodes!r}; allowed: a whole number of at least 1")
     returns: list[float] = []
     lengths: list[int] = []
+    successes: list[bool | None] = []
     for first in range(0, episodes, MAX_POOL):
         count = min(MAX_POOL, episodes - first)
         env_seed = (EVAL_SEED + 7919 * seed + first) % 2**31
         got = play(agent.env_source, agent.policy, agent.obs_stats, count, env_seed, deterministic)
         returns += got[0]
         lengths += got[1]
-    return Score(agent.config.env, deterministic, tuple(returns), tuple(lengths))
+        successes += got[2]
+    return Score(agent.config.env, deterministic, tuple(returns), tuple(lengths), tuple(successes))
+
+
+Played = tuple[list[float], list[int], list[bool | None]]
+"""Return, length and success of episodes."""
 
 
 def play(
     source: Any, policy: Any, stats: RunningStats | None, count: int, seed: int, deterministic: bool
-) -> tuple[list[float], list[int]]:
-    """Return and length of the first episode of each of `count` environments."""
+) -> Played:
+    """Return, length and success of the first episode of each of `count` environments."""
     env = envs.make(source, count, seed)
     try:
         if env.spec.on_device:
@@ -122,11 +154,12 @@ def play(
 
 def _play_host(
     env: Any, policy: Any, stats: RunningStats | None, seed: int, deterministic: bool
-) -> tuple[list[float], list[int]]:
+) -> Played:
     n = env.spec.num_envs
     rng = np.random.default_rng(seed)
     actor, normalize = host_actor(policy), HostNormalizer(stats)
     total, length, live = np.zeros(n), np.zeros(n, int), np.ones(n, bool)
+    success = np.full(n, np.nan)
     obs = np.empty((n, env.spec.obs_dim), np.float32)
     raw = np.asarray(env.reset(seed), np.float64)
     for t in range(STEP_CAP):
@@ -140,9 +173,13 @@ def _play_host(
             )
         total += np.where(counted, step.reward, 0.0)
         length += counted
-        live &= ~(step.terminated | step.truncated)
+        ended = step.terminated | step.truncated
+        if step.success is not None:
+            success = np.where(live & ended, step.success, success)
+        live &= ~ended
         if not live.any():
-            return total.tolist(), length.tolist()
+            said = [None if np.isnan(x) else bool(x) for x in success]
+            return total.tolist(), length.tolist(), said
         raw = np.asarray(step.obs, np.float64)
     raise EnvironmentFault(
         f"an evaluation episode of {env.spec.id} did not end within {STEP_CAP} steps"
@@ -157,7 +194,7 @@ def _noise(rng: np.random.Generator, spec: Any) -> np.ndarray:
 
 def _play_device(
     env: Any, policy: Any, stats: RunningStats | None, seed: int, deterministic: bool
-) -> tuple[list[float], list[int]]:
+) -> Played:
     import jax
     import jax.numpy as jnp
 
@@ -189,4 +226,4 @@ def _play_device(
         raise EnvironmentFault(
             f"an evaluation episode of {env.spec.id} did not end within {STEP_CAP} steps"
         )
-    return [float(x) for x in total], [int(x) for x in length]
+    return [float(x) for x in total], [int(x) for x in length], [None] * n

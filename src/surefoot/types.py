@@ -86,6 +86,9 @@ class Step(NamedTuple):
     final_obs: Obs | None = None
     """The true successor of the action, before any reset; None on next-step suites, where `obs` is
     it."""
+    success: Any = None
+    """Where an episode ended: 1 for a success, 0 for a failure, NaN where the environment does not
+    say, and elsewhere. None where nothing is said of any."""
 
 
 class Rollout(eqx.Module):

@@ -53,6 +53,9 @@ def run(args: Sequence[str]) -> int:
     how = "deterministic" if score.deterministic else "sampled"
     length = sum(score.lengths) / len(score.lengths)
     print(f"return    {score.mean:.1f} [{low:.1f}, {high:.1f}], interquartile mean {score.iqm:.1f}")
+    if score.success_rate is not None and score.success_ci95 is not None:
+        least, most = score.success_ci95
+        print(f"success   {score.success_rate:.2f} [{least:.2f}, {most:.2f}]")
     print(
         f"episodes  {len(score.returns)}, {how}, {score.env}, normaliser frozen, "
         f"policy after {agent.acting} updates"

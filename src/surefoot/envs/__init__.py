@@ -219,8 +219,10 @@ def _hush_mujoco() -> None:
 def _make_gymnasium(env_id: str, options: dict[str, Any]) -> Any:
     import gymnasium
 
+    from surefoot.envs.minigrid import flat
+
     try:
-        return gymnasium.make(env_id, disable_env_checker=True, **options)
+        return flat(gymnasium.make(env_id, disable_env_checker=True, **options))
     except gymnasium.error.UnregisteredEnv as error:  # of a module that was only imported just now
         near = nearest(env_id.rpartition(":")[2], gymnasium.registry)
         raise UsageError(f"no environment is called {env_id!r}{near}") from error

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from surefoot.checks import EnvironmentFault
+from surefoot.envs import success
+from surefoot.envs.minigrid import FlatPool
 from surefoot.envs.spaces import ActionDoor, check_shape, failed, flat_obs_dim
 from surefoot.types import EnvSpec, Step
 
@@ -32,7 +34,9 @@ class EnvPoolEnvs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # EnvPool's bounds are float64, its boxes float32
             self.door = ActionDoor(self.pool.action_space, env_id)
-            d = flat_obs_dim(self.pool.observation_space, env_id)
+            space: Any = self.pool.observation_space
+            self._flat = FlatPool(space) if FlatPool.fits(env_id, space) else None
+            d = flat_obs_dim(space if self._flat is None else self._flat.space, env_id)
         config = self.pool.spec.config
         n = int(config.num_envs)
         limit = getattr(config, "max_episode_steps", None)
@@ -52,14 +56,24 @@ class EnvPoolEnvs:
 
     def step(self, action: np.ndarray) -> Step:
         """One step of every environment; rows after an end are only a reset and masked."""
-        obs, reward, terminated, truncated, _ = self._call("step", self.door(action))
+        obs, reward, terminated, truncated, infos = self._call("step", self.door(action))
         mask = ~self._ended
         terminated, truncated = (
             np.asarray(terminated, bool) & mask,
             np.asarray(truncated, bool) & mask,
         )
-        self._ended = terminated | truncated
-        return Step(obs, np.where(mask, reward, 0.0), terminated, truncated, mask)
+        self._ended = ended = terminated | truncated
+        said = self._successes(reward, ended, infos) if np.count_nonzero(ended) else None
+        return Step(obs, np.where(mask, reward, 0.0), terminated, truncated, mask, success=said)
+
+    def _successes(self, reward: np.ndarray, ended: np.ndarray, infos: Any) -> np.ndarray:
+        said = np.full(len(ended), np.nan)
+        for i in np.flatnonzero(ended):
+            if self._flat is not None:  # solved on the step of the limit, it is called a cut
+                said[i] = success.by_reward(reward[i], True, {})
+            else:
+                said[i] = success.by_info(None, True, success.row(infos, int(i), len(ended)))
+        return said
 
     def close(self) -> None:
         """Stop the pool's threads."""
@@ -103,12 +117,13 @@ class EnvPoolEnvs:
             envpool.make_gymnasium(spec.id, num_envs=n, seed=1, num_threads=2) for _ in range(2)
         )
         try:
-            same = np.array_equal(one.reset()[0], other.reset()[0])
+            first = (pool.reset()[0] for pool in (one, other))
+            same = all(np.array_equal(x, y) for x, y in zip(*map(_leaves, first), strict=True))
             for k, action in enumerate(self.door(a) for a in actions):
                 if not same:
                     return f"two pools of {spec.id} with one seed differ at step {k}"
-                pairs = zip(one.step(action)[:4], other.step(action)[:4], strict=True)
-                same = all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
+                pairs = zip(*(_leaves(p.step(action)[:4]) for p in (one, other)), strict=True)
+                same = all(x.tobytes() == y.tobytes() for x, y in pairs)
             return "" if same else f"two pools of {spec.id} with one seed differ at step {steps}"
         finally:
             one.close()
@@ -117,8 +132,17 @@ class EnvPoolEnvs:
     def _call(self, name: str, *args: Any) -> tuple[Any, ...]:
         try:
             obs, *rest = getattr(self.pool, name)(*args)
-            obs = np.asarray(obs)
+            obs = np.asarray(obs) if self._flat is None else self._flat(obs)
             check_shape("observation", obs.shape, (self.spec.num_envs, self.spec.obs_dim))
         except Exception as error:
             raise failed(self.spec.id, name, error) from error
         return obs, *rest
+
+
+def _leaves(x: Any) -> list[np.ndarray]:
+    """The arrays of what a pool said, in order."""
+    if isinstance(x, dict):
+        return [leaf for key in sorted(x) for leaf in _leaves(x[key])]
+    if isinstance(x, (tuple, list)):
+        return [leaf for y in x for leaf in _leaves(y)]
+    return [np.asarray(x)]

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from surefoot.checks import EnvironmentFault, UsageError
-from surefoot.envs import prove, snapshot
+from surefoot.envs import prove, snapshot, success
 from surefoot.envs.spaces import ActionDoor, check_shape, failed, flat_obs_dim
 from surefoot.types import EnvSpec, Step
 
@@ -47,6 +47,8 @@ class InProcessEnvs:
         self._reward = np.zeros(n, np.float64)
         self._ended = np.zeros(n, bool)
         self._run = [snapshot.recorder(env) for env in self.envs]
+        self._success = success.rule(first)
+        self._infos: list[Any] = [{}] * n
 
     def reset(self, seed: int) -> np.ndarray:
         """Seed every environment and begin its first episode; observations [N, d] float64."""
@@ -68,13 +70,13 @@ class InProcessEnvs:
         at the next call."""
         obs, reward = self._obs, self._reward
         acts, shape = self.door(action), obs.shape[1:]
-        mask = ~self._ended
+        mask, infos = ~self._ended, self._infos
         terminated, truncated = np.zeros_like(mask), np.zeros_like(mask)
         i = 0
         try:
             for i, env in enumerate(self._run):
                 if mask[i]:
-                    new, reward[i], terminated[i], truncated[i], _ = env.step(acts[i])
+                    new, reward[i], terminated[i], truncated[i], infos[i] = env.step(acts[i])
                 else:
                     new, _ = env.reset()
                     reward[i] = 0.0
@@ -85,8 +87,13 @@ class InProcessEnvs:
             raise failed(
                 f"environment {i} of {self.spec.id}", "step" if mask[i] else "reset", error
             ) from error
-        self._ended = terminated | truncated
-        return Step(obs, reward, terminated, truncated, mask)
+        self._ended = ended = terminated | truncated
+        said = None
+        if np.count_nonzero(ended):
+            said = np.full(len(ended), np.nan)
+            for i in np.flatnonzero(ended):
+                said[i] = self._success(reward[i], terminated[i], infos[i])
+        return Step(obs, reward, terminated, truncated, mask, success=said)
 
     def close(self) -> None:
         """Close every environment."""
@@ -173,14 +180,20 @@ class Named(gymnasium.Wrapper):
         super().__init__(env)
         self._id, self._who = env_id, f"environment {index} of {env_id}"
         self._run = snapshot.recorder(env)
+        self._by_reward = success.rule(env) is success.by_reward
 
     def reset(self, **options: Any) -> Any:
         """As the environment's."""
         return self._guard("reset", self._run.reset, **options)
 
     def step(self, action: Any) -> Any:
-        """As the environment's."""
-        return self._guard("step", self._run.step, action)
+        """As the environment's; at the end of an episode of MiniGrid `info` says whether it was a
+        success."""
+        answer = self._guard("step", self._run.step, action)
+        _, reward, terminated, truncated, info = answer
+        if self._by_reward and (terminated or truncated):
+            info["is_success"] = bool(success.by_reward(reward, terminated, info))
+        return answer
 
     def level(self) -> snapshot.Level:
         """As `InProcessEnvs.resume_level`, without proof."""
@@ -233,6 +246,7 @@ class VectorEnvs:
         self._one_by_one = sync or self._loud
         self._inside: list[Any] = list(self._inner.envs) if sync else []
         self._ended = np.zeros(n, bool)
+        self._success = success.rule(self._inside[0]) if sync else success.by_info
 
     def reset(self, seed: int) -> np.ndarray:
         """Seed and begin; observations [N, d].
@@ -267,12 +281,13 @@ class VectorEnvs:
             ended = self._ended = terminated | truncated
             if self.mode == "SAME_STEP":
                 self._true_successors(final, ended, infos)
+            said = self._successes(reward, terminated, ended, infos) if ended.any() else None
         except Exception as error:
             raise failed(self.spec.id, "step", error) from error
         if self.mode == "DISABLED" and ended.any():
             fresh = self._reset(options={"reset_mask": ended.copy()})
             obs = np.where(ended[:, None], fresh, obs)
-        return Step(obs, reward, terminated, truncated, mask, final)
+        return Step(obs, reward, terminated, truncated, mask, final, said)
 
     def close(self) -> None:
         """Close the vector environment and its workers."""
@@ -376,6 +391,17 @@ class VectorEnvs:
                 )
             check_shape("final_obs", np.shape(last), final.shape[1:])
             final[i] = last
+
+    def _successes(
+        self, reward: np.ndarray, terminated: np.ndarray, ended: np.ndarray, infos: Any
+    ) -> np.ndarray:
+        if self.mode == "SAME_STEP" and isinstance(infos, dict):
+            infos = infos.get("final_info", infos)
+        said = np.full(len(ended), np.nan)
+        for i in np.flatnonzero(ended):
+            info = success.row(infos, int(i), len(ended))
+            said[i] = self._success(reward[i], terminated[i], info)
+        return said
 
     def _reset(self, **options: Any) -> np.ndarray:
         answer = self._call("reset", **options)

@@ -44,6 +44,9 @@ class Result:
     """Wall time from the first update on, summed over the stretches that a run was resumed in."""
     curve: tuple[tuple[int, float], ...]
     """(environment steps, return), at most 200 of them, the first and the last among them."""
+    success: float | None = None
+    """Success rate of the last 100 training episodes at the end; None where the environment has no
+    notion of it."""
 
     @property
     def steps_per_second(self) -> float:
@@ -83,6 +86,7 @@ def read_run(folder: Path) -> Result:
             ]
         ),
         curve=thinned(seen),
+        success=rows[-1].get("success_rate"),
     )
 
 

@@ -123,6 +123,8 @@ def make_row(cell: Cell, result: Result, described: dict[str, Any]) -> dict[str,
     versions = described["versions"]
     name = f"{cell.method}-{plain_name(cell.env)}-{cell.hash}-e{LEARNING_EPOCH}-{result.seed}.csv"
     numbers = {f: v for f, v in vars(result).items() if f not in ("seed", "curve")}
+    if result.success is None:
+        del numbers["success"]
     return {
         "method": cell.method,
         "env": cell.env,

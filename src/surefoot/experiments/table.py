@@ -142,6 +142,9 @@ def _row(
     low, high = st.percentile(st.pooled_iqm, scores)
     out["rliable_iqm"] = {"value": float(st.pooled_iqm(scores)), "low": low, "high": high}
     out["auc"] = _aggregate(areas, "iqm")
+    if all(r.success is not None for r in runs):
+        rates = [np.array([r.success for r in c.results[method, e]]) for e in envs]
+        out["success"] = _rate(rates)
     out["spread"] = float(np.mean([st.spread(x) for x in scores]))
     out["improvement"] = _improvement(c, method, scores, envs)
     kept = [r.bound_kept for r in runs if r.bound_kept is not None]
@@ -155,6 +158,12 @@ def _aggregate(scores: st.Scores, name: str) -> dict[str, Any]:
     got = st.estimate(scores, name)
     low, high = got.interval()
     return {"value": _plain(got.value), "low": _plain(low), "high": _plain(high)}
+
+
+def _rate(rates: st.Scores) -> dict[str, Any]:
+    """A mean of rates; its interval ends where rates do."""
+    out = _aggregate(rates, "mean")
+    return {k: x if x is None else min(max(x, 0.0), 1.0) for k, x in out.items()}
 
 
 def _plain(x: Any) -> Any:
@@ -260,12 +269,18 @@ def _kl(x: Any) -> str:
     return x if isinstance(x, str) else f"{x:.3g}"
 
 
+def _knows_success(rows: dict[str, Any]) -> bool:
+    return any("success" in row for row in rows.values())
+
+
 def short_table(rows: dict[str, Any], baseline: str, clocks: dict[str, Any]) -> Table:
     """What a terminal shows."""
-    head = ["", "IQM", "95 % interval", f"P(better than {baseline})", "AUC", "spread"]
-    out = [[*head, "bound kept", "worst state KL", "time a run", "steps/s"]]
+    known = _knows_success(rows)
+    head = ["", "IQM", "95 % interval", *["success"][:known], f"P(better than {baseline})"]
+    out = [[*head, "AUC", "spread", "bound kept", "worst state KL", "time a run", "steps/s"]]
     for method, row in rows.items():
         cells = [method, st.number_text(row["iqm"]["value"]), _ends(row["iqm"])]
+        cells += [_share(row.get("success"), True)][:known]
         cells += [_share(row["improvement"], True), st.number_text(row["auc"]["value"])]
         cells += [st.number_text(row["spread"]), _kept(row), _kl(row["worst_kl"])]
         spent = clocks[method]
@@ -276,13 +291,17 @@ def short_table(rows: dict[str, Any], baseline: str, clocks: dict[str, Any]) -> 
 
 def long_table(rows: dict[str, Any], baseline: str) -> Table:
     """What table.md holds: everything but clocks."""
-    head = ["method", "seeds", "IQM", "mean", "median", f"P(better than {baseline})"]
-    out = [[*head, "AUC (IQM)", "spread", "bound kept", "worst state KL"]]
+    known = _knows_success(rows)
+    head = ["method", "seeds", "IQM", "mean", "median", *["success"][:known]]
+    out = [
+        [*head, f"P(better than {baseline})", "AUC (IQM)", "spread", "bound kept", "worst state KL"]
+    ]
     for method, row in rows.items():
         cells = [method, ", ".join(str(n) for n in sorted(set(row["seeds"])))]
         for name in (*st.AGGREGATES, "improvement", "auc"):
             cell = row[name]
             if name == "improvement":
+                cells += [_share(row.get("success"), True)][:known]
                 cells.append(_share(cell, True))
             else:
                 cells.append(f"{st.number_text(cell['value'])} {_ends(cell)}")
@@ -328,11 +347,17 @@ EXPLAINED = (
     "the largest of any state in any update."
 )
 
+SUCCESS = (
+    "Success: mean over seeds of the success rate of the last 100 training episodes at the end."
+)
+
 
 def table_text(s: dict[str, Any]) -> str:
     """table.md: no clock in it, so that the same runs give the same bytes."""
     lines = [f"# {' and '.join(s['methods']) or 'Nothing finished'}", ""]
-    lines += [f"Made by `{s['command']}`. Score: {s['score']}.", EXPLAINED, ""]
+    tables = [s["methods"], *s.get("by_env", {}).values()]
+    also = f" {SUCCESS}" if any(_knows_success(rows) for rows in tables) else ""
+    lines += [f"Made by `{s['command']}`. Score: {s['score']}.", f"{EXPLAINED}{also}", ""]
     if s["methods"]:
         lines += [*markdown(long_table(s["methods"], s["baseline"])), ""]
     for env, rows in s.get("by_env", {}).items():
@@ -364,7 +389,9 @@ def _csv(header: list[str], rows: list[list[Any]]) -> str:
 
 def results_csv(c: Comparison) -> str:
     """A row a run, no clock in it."""
-    keys = ("score", "auc", "first", "env_steps", "updates", "bound", "bound_kept", "worst_kl")
+    keys = ["score", "auc", "first", "env_steps", "updates", "bound", "bound_kept", "worst_kl"]
+    if any(r.success is not None for runs in c.results.values() for r in runs):
+        keys.append("success")
     rows = [
         [m, e, r.seed, *(getattr(r, k) for k in keys)]
         for m in c.methods

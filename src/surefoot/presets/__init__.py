@@ -36,11 +36,12 @@ def all_presets() -> list[Preset]:
     from surefoot.presets.classic import CLASSIC
     from surefoot.presets.first_order import FIRST_ORDER
     from surefoot.presets.mcpo import MCPO_PRESETS
+    from surefoot.presets.minigrid import MINIGRID
     from surefoot.presets.mujoco import MUJOCO
     from surefoot.presets.shared import SHARED
     from surefoot.presets.vine import VINE
 
-    return [*CLASSIC, *MUJOCO, *FIRST_ORDER, *MCPO_PRESETS, *SHARED, *VINE]
+    return [*CLASSIC, *MUJOCO, *FIRST_ORDER, *MCPO_PRESETS, *MINIGRID, *SHARED, *VINE]
 
 
 def choose(method: str, env: str, name: str | None = None) -> Config[Any, Any]:

@@ -56,7 +56,7 @@ def mcpo(memory_size: int, **fields: Any) -> MCPO:
 
 _MUJOCO = {"num_envs": 1, "batch": 2048}  # A.6: one actor of 2048 steps
 
-_BASELINES: dict[str, tuple[str, Any]] = {
+BASELINES: dict[str, tuple[str, Any]] = {
     "ppo": ("clip 0.3", PPO(clip=0.3, sgd=_SGD)),
     "ppo-kl-adaptive": ("d_targ 0.01", PPOKL(target_kl=0.01, sgd=_SGD)),
     "ppo-kl-fixed": (
@@ -105,6 +105,6 @@ MCPO_PRESETS = [
             config=backbone(method),
             source=_SOURCE.format(f"table 1: {word}"),
         )
-        for name, (word, method) in _BASELINES.items()
+        for name, (word, method) in BASELINES.items()
     ),
 ]

@@ -44,6 +44,8 @@ class Episode(NamedTuple):
 
     episode_return: float
     length: int
+    success: bool | None = None
+    """Whether it was one; None where the environment does not say."""
 
 
 class Concentrations(NamedTuple):
@@ -222,6 +224,7 @@ class HostCollector:
         self.reward = np.zeros((t, n), np.float64)
         self.terminated, self.truncated = np.zeros((t, n), bool), np.zeros((t, n), bool)
         self.mask = np.ones((t, n), bool)
+        self.success = np.full((t, n), np.nan, np.float32)
         self.final_obs = np.zeros((t, n, spec.obs_dim), np.float32) if spec.same_step else None
         self._zeros = np.zeros(n * spec.obs_dim)
         self.steps = 0
@@ -261,6 +264,7 @@ class HostCollector:
         raw, obs, final_obs = self.raw, self.obs, self.final_obs
         raw[0] = self.last
         normalize(raw[0], obs[0])
+        self.success[:] = np.nan
         with np.errstate(invalid="ignore"):  # what is not finite is found, and named, by `_check`
             for t in range(self.num_steps):
                 if visit is not None:
@@ -275,6 +279,8 @@ class HostCollector:
                     step.truncated,
                     step.mask,
                 )
+                if step.success is not None:
+                    self.success[t] = step.success
                 self._check(raw[t + 1], self.reward[t], t)
                 normalize(raw[t + 1], obs[t + 1])
                 if final_obs is not None:
@@ -335,7 +341,9 @@ class HostCollector:
             ret += self.reward[t]
             length += self.mask[t]
             for i in np.flatnonzero(ended[t]):
-                out.append(Episode(float(ret[i]), int(length[i])))
+                said = self.success[t, i]
+                success = None if np.isnan(said) else bool(said)
+                out.append(Episode(float(ret[i]), int(length[i]), success))
                 ret[i], length[i] = 0.0, 0
         return out
 
