@@ -137,8 +137,10 @@ class MCPO:
         """tau A - beta ((1 - alpha) KL(old || p) + alpha KL(psi || p)), [M] (eq. 3); `psi` is a
         distribution."""
         new = p(batch.obs)
+        # In PPO-KL's order, so that the gradients of the terms are summed as there.
+        gain = ratio(new, batch) * batch.advantage
         near = (1 - alpha) * KLOldNew()(new, batch) + alpha * psi.kl(counted(new, batch))
-        return ratio(new, batch) * batch.advantage - beta * near
+        return gain - beta * near
 
     def update(
         self, policy: Any, state: Any, batch: Batch, key: Key, *, penalty: Penalty = no_penalty
