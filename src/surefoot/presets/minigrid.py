@@ -37,15 +37,17 @@ def _presets() -> list[Preset]:
     )
     return [
         own,
-        Preset(
-            name=f"{_NAMES.get(name, name)}-minigrid",
-            methods=(name.replace("-", "_").removesuffix("_adaptive").removesuffix("_fixed"),),
-            envs=() if name == "ppo-kl-fixed" else MINIGRID_TASKS,
-            config=minigrid(method),
-            source=f"Le et al. 2022, section 4.2 with {word} of table 1; batch tuned here",
-            num_envs_by_suite=False,
-        )
-        for name, (word, method) in BASELINES.items()
+        *(
+            Preset(
+                name=f"{_NAMES.get(name, name)}-minigrid",
+                methods=(name.replace("-", "_").removesuffix("_adaptive").removesuffix("_fixed"),),
+                envs=() if name == "ppo-kl-fixed" else MINIGRID_TASKS,
+                config=minigrid(method),
+                source=f"Le et al. 2022, section 4.2 with {word} of table 1; batch tuned here",
+                num_envs_by_suite=False,
+            )
+            for name, (word, method) in BASELINES.items()
+        ),
     ]
 
 
