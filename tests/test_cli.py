@@ -11,9 +11,12 @@ import pytest
 
 from surefoot import envs
 from surefoot.cli import COMMANDS, main
-from surefoot.cli.flags import number, one_line, whole_number
+from surefoot.cli.flags import number, one_line, part, part_text, whole_number
 from surefoot.cli.seeds import strip
 from surefoot.cli.train_ import ALIASES, scan, spell
+from surefoot.config import PARTS
+from surefoot.memory import Attention, Blend, MeanBlend
+from surefoot.multipliers import BetaRule, ConstantBeta
 
 TINY = ["--env", "CartPole-v1", "--num-envs", "2", "--num-steps", "32", "--steps", "128"]
 QUICK = [*TINY, "--value.sgd.epochs", "2", "--value.sgd.minibatches", "2"]
@@ -87,14 +90,59 @@ ABLATIONS = {
 """Section 4.2 of the FixPO paper, and its other direction of the KL."""
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_every_ablation_of_fixpo_is_a_flag(name, capsys):
-    flags, changed = ABLATIONS[name]
+MCPO_ABLATIONS = {
+    "alpha 0": (["--method.alpha", "0"], {"alpha": 0.0}),
+    "annealed": (
+        ["--method.beta", "annealed:start=2"],
+        {"beta": {"type": "AnnealedBeta", "start": 2.0, "t_min": 1e-3}},
+    ),
+    "constant": (
+        ["--method.beta=constant:value=0.1"],
+        {"beta": {"type": "ConstantBeta", "value": 0.1}},
+    ),
+    "sparse": (
+        ["--method.writing", "every:steps=100"],
+        {"writing": {"type": "EveryStep", "steps": 100}},
+    ),
+    "mean": (["--method.blend", "mean"], {"blend": {"type": "MeanBlend"}}),
+    "half": (
+        ["--method.blend", "attention:half-context=true,hidden=none,lr=1e-3,transform=log1p"],
+        {
+            "blend": {
+                "type": "Attention",
+                "hidden": None,
+                "dropout": 0.5,
+                "transform": "log1p",
+                "half_context": True,
+                "lr": 1e-3,
+                "max_grad_norm": 0.5,
+            }
+        },
+    ),
+    "capacity": (["--method.memory-size", "40"], {"memory_size": 40}),
+}
+"""Section 4.5 of the MCPO paper."""
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [*(("fixpo", n) for n in ABLATIONS), *(("mcpo", n) for n in MCPO_ABLATIONS)],
+)
+def test_every_ablation_is_a_flag(method, name, capsys):
+    flags, changed = (ABLATIONS if method == "fixpo" else MCPO_ABLATIONS)[name]
     shown = []
     for extra in ([], flags):
-        assert main(["train", "fixpo", *TINY, *extra, "--print-config"]) == 0
+        assert main(["train", method, *TINY, *extra, "--print-config"]) == 0
         shown.append(json.loads(capsys.readouterr().out)["method"])
     assert shown[1] == shown[0] | changed != shown[0]
+
+
+def test_a_part_prints_as_it_is_typed():
+    """So that --help shows the defaults of a preset, and they can be typed again."""
+    table = PARTS[Blend] | PARTS[BetaRule]
+    for record in (Attention(), Attention(hidden=7, lr=0.1), MeanBlend(), ConstantBeta(0.25)):
+        assert part(part_text(record, table), table) == record
+    assert part_text(Attention(hidden=7), table) == "attention:hidden=7"
 
 
 WRONG = [
@@ -148,6 +196,22 @@ WRONG = [
         "invalid choice 'old' for argument '--method.divergence'",
     ),
     (["train", "fixpo", *TINY, "--method.max-kl", "inf"], "FixPO.max_kl is inf"),
+    (
+        ["train", "mcpo", *TINY, "--method.blend", "median"],
+        "'median' is none of attention, mean",
+    ),
+    (
+        ["train", "mcpo", *TINY, "--method.blend", "attention:width=3"],
+        "'width=3' is not FIELD=X of attention; its fields: hidden, dropout",
+    ),
+    (
+        ["train", "mcpo", *TINY, "--method.blend", "attention:dropout=2"],
+        "Attention.dropout is 2.0; allowed: a number in [0, 1)",
+    ),
+    (
+        ["train", "mcpo", *TINY, "--method.writing", "every:steps=x"],
+        "'x' is not a whole number",
+    ),
     (["train", "trpo", *TINY, "--config", "nowhere.json"], "nowhere.json does not exist"),
     (["train", "trpo", *TINY, "--seeds", "0"], "--seeds is 0"),
     (["train", "trpo", *TINY, "--workers", "5"], "allowed: 0 (this process) or 2"),

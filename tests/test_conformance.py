@@ -744,4 +744,6 @@ def test_every_field_of_the_networks_changes_the_policy(field):
     if field == "policy":
         assert isinstance(b, Beta) and not isinstance(a, Beta)
         return
-    assert tiny.distance(a, b) > 1e-4 or (field in ("shared_layers", "joint") and critic != other == ())
+    assert tiny.distance(a, b) > 1e-4 or (
+        field in ("shared_layers", "joint") and critic != other == ()
+    )

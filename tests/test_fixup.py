@@ -340,9 +340,37 @@ def test_it_can_be_repeated_changed_and_taken_off(capsys, tmp_path):
     assert printed([*again, "--fixup", "none"], capsys)["type"] == "PPO"
 
 
+def test_two_wrappers_nest_in_one_order(capsys, tmp_path):
+    """The bound goes round the pull, whichever was typed first or stood in a file."""
+    both = ["--virtual", "0.3", "--fixup", "0.2", "--virtual.memory-size", "7", "--method.clip=0.1"]
+    got = printed(["ppo", *TINY, *both, "--fixup.shrink", "0.5"], capsys)
+    assert (got["type"], got["max_kl"], got["shrink"]) == ("Fixup", 0.2, 0.5)
+    inner = got["inner"]
+    assert (inner["type"], inner["weight"], inner["memory_size"]) == ("VirtualRegion", 0.3, 7)
+    assert (inner["inner"]["type"], inner["inner"]["clip"]) == ("PPO", 0.1)
+    assert main(["train", "ppo", *TINY, "--fixup", "0.3", "--print-config"]) == 0
+    path = tmp_path / "my.json"
+    path.write_text(capsys.readouterr().out)
+    again = printed(["ppo", "--config", str(path), "--virtual", "2"], capsys)
+    assert (again["type"], again["inner"]["type"], again["inner"]["weight"]) == (
+        "Fixup",
+        "VirtualRegion",
+        2.0,
+    )
+    path.write_text(json.dumps({"env": "CartPole-v1"} | {"method": again, "value": VALUE}))
+    assert printed(["ppo", "--config", str(path), "--fixup", "none"], capsys)["weight"] == 2.0
+    without = printed(["ppo", "--config", str(path), "--virtual", "none"], capsys)
+    assert (without["type"], without["inner"]["type"]) == ("Fixup", "PPO")
+
+
+VALUE = to_json(ValueFit())
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["--virtual", "lots"], "--virtual is 'lots'; 'lots' is not a number"),
+        (["--virtual", "-1"], "VirtualRegion.weight is -1.0; allowed: a number in [0, inf)"),
         (["--fixup", "lots"], "--fixup is 'lots'; 'lots' is not a number"),
         (["--fixup", "1e-9"], "Fixup.max_kl is 1e-09; allowed: a number in [1e-05, inf]"),
         (["--fixup", "0.5", "--method.clop", "1"], "did you mean --method.inner.clip?"),
