@@ -82,7 +82,9 @@ class MCPO:
 
     Departures: the list of context features, the attention's width, dropout, activation and
     optimiser were in an appendix that is lost, as were minibatches, epochs and rates: named fields,
-    our choice; log-ratios of psi are cut at +-20. The paper's appendix claims monotone improvement;
+    our choice; log-ratios of psi are cut at +-20; distances that differ by less than their
+    rounding are a tie (psi is often theta itself: right after the first write, and whenever the
+    attention is all on the newest). The paper's appendix claims monotone improvement;
     at beta_min nothing of the kind holds, and nothing is promised here.
 
     >>> from surefoot import MCPO
