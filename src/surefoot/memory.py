@@ -19,7 +19,7 @@ from surefoot.checks import check_count, check_number, require
 from surefoot.networks import Linear
 from surefoot.normalize import VAR_EPS, RunningStats
 from surefoot.surrogates import log_ratio
-from surefoot.types import Array, Batch, Key
+from surefoot.types import Array, Batch, Key, exceeds
 
 FEATURES, HALF = 12, 6
 """Length of the context, and of its half: distances and returns."""
@@ -331,8 +331,8 @@ class Diverse:
     2022, eq. 2, Algorithm 1, line 6)."""
 
     def __call__(self, fresh: Array, threshold: Array, step: Array) -> Array:
-        """Strict: a tie does not write."""
-        return fresh > threshold
+        """Strict: a tie does not write, nor does a difference within rounding."""
+        return exceeds(fresh, threshold)
 
 
 @dataclass(frozen=True)

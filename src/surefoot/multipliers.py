@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from surefoot.checks import check_number
-from surefoot.types import Array, Number
+from surefoot.types import Array, Number, exceeds
 
 STEEPEST = 1e15
 """Gradients of multipliers are cut here, so that a KL that overflows does not make Adam's moments
@@ -111,8 +111,8 @@ class SwitchingBeta:
         return 0.0
 
     def __call__(self, kept: Array, d_theta: Array, d_psi: Array, progress: Array) -> Array:
-        """Eq. 4."""
-        return jnp.where(d_theta > d_psi, self.high, self.low).astype(kept.dtype)
+        """Eq. 4; a difference within rounding is a tie."""
+        return jnp.where(exceeds(d_theta, d_psi), self.high, self.low).astype(kept.dtype)
 
     def after(self, kept: Array, d: Array) -> Array:
         """As it was."""

@@ -247,6 +247,16 @@ WORST_MARGIN = 3e-4
 float64 the worst of 8192 states was off by 5e-7 at a KL of 0.5, 2e-5 at 1e-3 and 2e-4 at 1e-5."""
 
 
+NO_KL = 1e-10
+"""A mean KL below this is that of a policy to itself: two evaluations of one policy differ so."""
+
+
+def exceeds(kl: Array, other: Array) -> Array:
+    """Whether a mean KL is larger than another by more than both are rounded, so that a tie is one
+    in every program. NaN does not exceed."""
+    return kl > other * (1 + KL_MARGIN) + NO_KL
+
+
 def within(kl: Array, bound: Number, margin: float = KL_MARGIN) -> Array:
     """Whether a float32 KL is inside a bound with the margin that makes the float64 value inside it
     too.

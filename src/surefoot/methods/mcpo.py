@@ -73,7 +73,8 @@ class MCPO:
     The ablations of section 4.5: `alpha=0.0`, `0.5`, `1.0`; `beta=AnnealedBeta()`,
     `AdaptiveBeta()`; `writing=EveryStep(1)`, `(10)`, `(100)`; `blend=MeanBlend()`,
     `Attention(half_context=True)`; `memory_size` 5, 10, 40. With `alpha=0.0` and
-    `beta=ConstantBeta(b)` it is PPO with the fixed penalty b, bit for bit.
+    `beta=ConstantBeta(b)` it is PPO with the fixed penalty b: the same operations in the same order,
+    bit for bit but for the multiplications that a compiler may contract with sums.
 
     Stored policies are whole parameter vectors, the value head included where policy and critic are
     one tree (`Networks(joint=True)` or shared layers, as the presets have it); with a critic of its
@@ -82,7 +83,9 @@ class MCPO:
 
     Departures: the list of context features, the attention's width, dropout, activation and
     optimiser were in an appendix that is lost, as were minibatches, epochs and rates: named fields,
-    our choice; log-ratios of psi are cut at +-20. The paper's appendix claims monotone improvement;
+    our choice; log-ratios of psi are cut at +-20; distances that differ by less than their
+    rounding are a tie (psi is often theta itself: right after the first write, and whenever the
+    attention is all on the newest). The paper's appendix claims monotone improvement;
     at beta_min nothing of the kind holds, and nothing is promised here.
 
     >>> from surefoot import MCPO
