@@ -39,12 +39,20 @@ def lines(path: Path) -> list[Row]:
 
 
 def named(settings: Row) -> str:
-    """The method's name, or that of the settings file whose method and batch the run has."""
+    """The method's name, or that of the settings file whose method, batch, value function and
+    networks the run has."""
     for path in sorted(SETTINGS.glob("*.json")):
-        other = json.loads(path.read_text())
-        if (settings["method"], settings["batch"]) == (other["method"], other["batch"]):
+        if covers(settings, json.loads(path.read_text())):
             return path.stem
     return settings["method"]["type"].lower()
+
+
+def covers(settings: Row, other: Row) -> bool:
+    """Whether a run has the settings of a file; fields that the file does not know yet are passed
+    over."""
+    shape = {k: settings["networks"].get(k) for k in other["networks"]}
+    same = ("method", "batch", "value")
+    return shape == other["networks"] and all(settings[k] == other[k] for k in same)
 
 
 def sigmas(run: Path, metrics: list[Row]) -> list[float] | None:

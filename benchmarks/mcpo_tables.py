@@ -1,0 +1,238 @@
+"""MCPO beside the paper and beside its ablations, from the results store.
+
+    python benchmarks/mcpo_tables.py            # results/mcpo/*.md
+
+Table 1 (classic control), table 2 (MuJoCo, at a tenth of its steps), section 4.2 (MiniGrid) and
+section 4.5 (ablations, on LunarLander-v3) of Le et al., 2022. Score: mean return of the last 100
+training episodes at the end of a run; mean, deviation over seeds and the 95 % t interval of the
+mean. d is Cohen's effect size against the best mean of its column, with the pooled deviation; below
+0.5 the paper calls a method indifferent from the best. Makes no run: the commands that fill the
+store are in docs/methods/mcpo.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+STORE, SETTINGS, OUT = HERE / "results" / "runs.jsonl", HERE / "settings", HERE / "results" / "mcpo"
+Row = dict[str, Any]
+
+CLASSIC = {
+    "table-1-ppo-kl-adaptive": "KL Adaptive, d_targ 0.01",
+    "table-1-ppo-kl-fixed": "KL Fixed, beta 0.1",
+    "table-1-ppo": "PPO, clip 0.3",
+    "table-1-mdpo": "MDPO, beta_0 2",
+    "table-1-vmpo": "V-MPO, alpha_0 1",
+    "mcpo-5": "MCPO, N 5",
+    "mcpo-10": "MCPO, N 10",
+    "mcpo-40": "MCPO, N 40",
+}
+PAPER_1 = {
+    "Pendulum-v1": ((-147.52, 9.90), (-464.29, 426.27), (-591.31, 229.32), (-135.52, 5.28),
+                    (-139.50, 5.54), (-133.42, 4.53), (-146.88, 3.78), (-135.57, 5.22)),
+    "LunarLander-v3": ((254.26, 19.43), (256.75, 20.53), (259.93, 22.52), (227.76, 16.96),
+                       (212.85, 43.35), (262.23, 12.47), (263.04, 11.48), (267.19, 13.42)),
+    "BipedalWalker-v3": ((247.70, 14.16), (263.56, 10.04), (260.51, 17.86), (226.80, 15.67),
+                         (238.82, 11.11), (265.80, 5.55), (266.26, 8.87), (249.51, 12.75)),
+}  # fmt: skip
+"""Mean and deviation over five runs, in the order of CLASSIC."""
+STEPS_1 = {"Pendulum-v1": (1,), "LunarLander-v3": (1,), "BipedalWalker-v3": (2, 5)}
+"""Million steps that were run here; the paper's BipedalWalker has 5."""
+MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+PAPER_2 = {
+    "trpo": ("TRPO", (2811, 114), (3159, 72), (3966, 56)),
+    "ppo": ("PPO", (4753, 1614), (2968, 1002), (5278, 594)),
+    "mdpo": ("MDPO", (4774, 1598), (3153, 956), (4957, 330)),
+    "trgppo": ("TRGPPO", (2811, 114), (3713, 275), (5009, 391)),
+    "mcpo-mean-psi": ("mean psi, N 40", (4942, 3095), (3430, 259), (5056, 842)),
+    "mcpo": ("MCPO, N 40", (6173, 595), (3620, 252), (5120, 588)),
+}
+MINIGRID = {
+    "ppo_kl": "KL Adaptive, d_targ 0.01",
+    "ppo-kl-fixed-minigrid": "KL Fixed, beta 0.1",
+    "ppo": "PPO, clip 0.3",
+    "mdpo": "MDPO, beta_0 2",
+    "vmpo": "V-MPO, alpha_0 1",
+    "mcpo": "MCPO, N 10",
+}
+ABLATIONS = {
+    "mcpo-10": "MCPO, N 10",
+    "mcpo-5": "N 5",
+    "mcpo-40": "N 40",
+    "mcpo-alpha-0": "alpha 0: no psi",
+    "mcpo-alpha-0.5": "alpha 0.5",
+    "mcpo-alpha-1": "alpha 1: psi alone",
+    "mcpo-annealed": "beta annealed, as MDPO",
+    "mcpo-adaptive": "beta adaptive, as PPO-KL",
+    "mcpo-every-1": "writing every step",
+    "mcpo-every-10": "writing every 10 steps",
+    "mcpo-every-100": "writing every 100 steps",
+    "mcpo-mean": "mean psi",
+    "mcpo-half": "half the context",
+}
+
+
+def plain(env: str) -> str:
+    """An environment without its suite."""
+    return env.rpartition(":")[2]
+
+
+def stored() -> list[Row]:
+    """Rows of the store."""
+    return [json.loads(line) for line in STORE.read_text().splitlines()]
+
+
+def method_of(name: str) -> tuple[Any, Any]:
+    """Method and batch of a settings file."""
+    settings = json.loads((SETTINGS / f"{name}.json").read_text())
+    return settings["method"], settings["batch"]
+
+
+def find(rows: list[Row], name: str, env: str, steps: int) -> dict[int, Row]:
+    """Seed -> row of a settings file, or of a method with the preset chosen by itself."""
+    own = (SETTINGS / f"{name}.json").exists()
+    found = {}
+    for row in rows:
+        s = row["settings"]
+        if plain(row["env"]) != env or s["steps"] != steps:
+            continue
+        fits = (s["method"], s["batch"]) == method_of(name) if own else row["method"] == name
+        expected = "table-1" if name.startswith("table-1") else s["preset"]
+        if (
+            fits
+            and (own or s["preset"].startswith(name.replace("_", "-")))
+            and (s["preset"].startswith(expected))
+        ):
+            found[row["seed"]] = row
+    return found
+
+
+def summary(values: list[float]) -> str:
+    """mean +- deviation [interval]."""
+    from scipy.stats import t
+
+    mean, n = statistics.mean(values), len(values)
+    if n < 2:
+        return f"{mean:.2f}"
+    std = statistics.stdev(values)
+    half = float(t.ppf(0.975, n - 1)) * std / math.sqrt(n)
+    return f"{mean:.1f} ± {std:.1f} [{mean - half:.1f}, {mean + half:.1f}]"
+
+
+def cohen(values: list[float], best: list[float]) -> float:
+    """Difference of means over the pooled deviation."""
+    if values is best:
+        return 0.0
+    pooled = math.sqrt((statistics.variance(values) + statistics.variance(best)) / 2)
+    return abs(statistics.mean(values) - statistics.mean(best)) / pooled if pooled else math.inf
+
+
+def paper_d(one: tuple[float, float], best: tuple[float, float]) -> float:
+    """The same of two means with their deviations."""
+    pooled = math.sqrt((one[1] ** 2 + best[1] ** 2) / 2)
+    return abs(one[0] - best[0]) / pooled
+
+
+def grid(head: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table."""
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(r) + " |" for r in rows)
+
+
+def compared(
+    rows: list[Row],
+    names: dict[str, str],
+    env: str,
+    steps: int,
+    paper: dict[str, tuple[float, float]] | None = None,
+    success: bool = False,
+) -> str:
+    """A task: every method's seeds, score, effect size, worst KL, and what the paper has."""
+    found = {n: find(rows, n, env, steps) for n in names}
+    scores = {n: [r["result"]["score"] for r in f.values()] for n, f in found.items()}
+    whole = {n: x for n, x in scores.items() if len(x) > 1}
+    best = max(whole.values(), key=statistics.mean) if whole else []
+    top = max(paper.values()) if paper else (0.0, 1.0)
+    head = ["method", "seeds", "return: mean ± deviation [95 %]", "d"]
+    head += ["success"] if success else []
+    head += ["worst state's KL"] + (["paper", "paper's d"] if paper else [])
+    lines = []
+    for name, words in names.items():
+        got = scores[name]
+        if not got:
+            cells = [words, "0", "not run", "-"] + (["-"] if success else []) + ["-"]
+        else:
+            d = f"{cohen(got, best):.2f}" if len(got) > 1 else "-"
+            cells = [words, str(len(got)), summary(got), d]
+            results = [r["result"] for r in found[name].values()]
+            if success:
+                rate = statistics.mean(r["success"] for r in results)
+                cells.append(f"{rate:.2f}")
+            cells.append(f"{max(r['worst_kl'] for r in results):.3g}")
+        if paper:
+            mean, std = paper[name]
+            cells += [f"{mean:g} ± {std:g}", f"{paper_d(paper[name], top):.2f}"]
+        lines.append(cells)
+    return grid(head, lines)
+
+
+def table_1(rows: list[Row]) -> str:
+    """Classic control."""
+    out = ["# Table 1 of the MCPO paper\n"]
+    for env, values in PAPER_1.items():
+        for millions in STEPS_1[env]:
+            names = CLASSIC
+            if millions == 5:
+                names = {k: CLASSIC[k] for k in ("table-1-ppo-kl-fixed", "mcpo-10")}
+            paper = {k: v for k, v in zip(CLASSIC, values, strict=True) if k in names}
+            note = (
+                " (the paper: five million)" if env.startswith("Bipedal") and millions < 5 else ""
+            )
+            out.append(f"## {env}, {millions} million steps{note}\n")
+            out.append(compared(rows, names, env, millions * 10**6, paper) + "\n")
+    return "\n".join(out)
+
+
+def table_2(rows: list[Row]) -> str:
+    """MuJoCo."""
+    out = [
+        "# Table 2 of the MCPO paper, at one million steps (the paper: ten million, -v2 tasks)\n"
+    ]
+    for i, env in enumerate(MUJOCO):
+        names = {k: v[0] for k, v in PAPER_2.items()}
+        paper = {k: (float(v[1 + i][0]), float(v[1 + i][1])) for k, v in PAPER_2.items()}
+        out += [f"## {env}\n", compared(rows, names, env, 10**6, paper) + "\n"]
+    return "\n".join(out)
+
+
+def minigrid(rows: list[Row]) -> str:
+    """Unlock and UnlockPickup."""
+    out = ["# MiniGrid, section 4.2 of the MCPO paper\n"]
+    for env, steps in (("MiniGrid-Unlock-v0", 10**5), ("MiniGrid-UnlockPickup-v0", 3 * 10**5)):
+        out += [f"## {env}, {steps} steps\n", compared(rows, MINIGRID, env, steps, success=True)]
+    return "\n".join(out) + "\n"
+
+
+def ablations(rows: list[Row]) -> str:
+    """Section 4.5."""
+    head = "# Ablations, section 4.5 of the MCPO paper, on LunarLander-v3 at 300 000 steps\n\n"
+    return head + compared(rows, ABLATIONS, "LunarLander-v3", 300_000) + "\n"
+
+
+def main() -> None:
+    """Write the tables."""
+    rows = stored()
+    OUT.mkdir(exist_ok=True)
+    made = {"table1": table_1, "table2": table_2, "minigrid": minigrid, "ablations": ablations}
+    for name, make in made.items():
+        (OUT / f"{name}.md").write_text(make(rows))
+        print(OUT / f"{name}.md")
+
+
+if __name__ == "__main__":
+    main()
