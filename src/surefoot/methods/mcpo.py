@@ -73,8 +73,8 @@ class MCPO:
     The ablations of section 4.5: `alpha=0.0`, `0.5`, `1.0`; `beta=AnnealedBeta()`,
     `AdaptiveBeta()`; `writing=EveryStep(1)`, `(10)`, `(100)`; `blend=MeanBlend()`,
     `Attention(half_context=True)`; `memory_size` 5, 10, 40. With `alpha=0.0` and
-    `beta=ConstantBeta(b)` it is PPO with the fixed penalty b: the same operations in the same order,
-    bit for bit but for the multiplications that a compiler may contract with sums.
+    `beta=ConstantBeta(b)` it is PPO with the fixed penalty b: the same operations in the same
+    order, bit for bit but for products that a compiler may contract with sums.
 
     Stored policies are whole parameter vectors, the value head included where policy and critic are
     one tree (`Networks(joint=True)` or shared layers, as the presets have it); with a critic of its
