@@ -19,9 +19,10 @@ from jaxtyping import install_import_hook
 # testing.
 install_import_hook("surefoot", "typecheck.checked")
 
-# Most of the time of the tests is compilation, which takes a fifth of the time unoptimised and by
-# the older emitters of fusions (another jax may not know that flag). Read when the backend starts.
-FLAGS = ["--xla_backend_optimization_level=0"]
+# Most of the time of the tests is compilation, which takes a fifth of the time unoptimised, and less
+# still in one piece instead of one a core and by the older emitters of fusions (another jax may not
+# know that flag). Read when the backend starts.
+FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11):
     FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
