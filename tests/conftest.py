@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +20,16 @@ from jaxtyping import install_import_hook
 # testing.
 install_import_hook("surefoot", "typecheck.checked")
 
-# Most of the time of the tests is compilation, which takes a fifth of the time unoptimised and by
-# the older emitters of fusions (another jax may not know that flag). Read when the backend starts.
-FLAGS = ["--xla_backend_optimization_level=0"]
+# Most of the time of the tests is compilation, which takes a fifth of the time unoptimised, in one
+# piece instead of several at once, and by the older emitters of fusions (another jax may not know
+# that flag). Read when the backend starts.
+FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11):
     FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+# Processes that tests start would compile the package's source every time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Commands run in this process leave its compilation cache alone, and the one of whoever tests.
 os.environ["SUREFOOT_CACHE"] = "off"
 jax.config.update("jax_numpy_rank_promotion", "raise")
