@@ -39,6 +39,14 @@ TOP = "test_first_order.py::test_the_top_half"
 STOPS = "test_identities.py::test_espo_stops_before_the_step_that_strays"
 MASKED = "test_conformance.py::test_rows_that_do_not_count_have_no_influence"
 NAN = "test_conformance.py::test_a_nan_never_passes_for_an_update"
+MCPO_SLOPES = "test_mcpo.py::test_09_theta_and_phi_have_a_loss_each_and_the_rest_is_data[gaussian]"
+MCPO_STEPS = "test_mcpo.py::test_two_updates_of_six_steps"
+MCPO_WEIGHTS = "test_mcpo.py::test_04_the_masked_softmax"
+QUEUE = "test_mcpo.py::test_06_the_memory_is_a_queue"
+TIES = "test_mcpo.py::test_07_beta_is_one_of_two_numbers"
+CONTEXT = "test_mcpo.py::test_15_the_context_and_its_beginning[gaussian]"
+VIRTUAL = "test_virtual_region.py::test_the_pull_the_blend_and_the_write_by_hand[gaussian]"
+HANDED = "test_virtual_region.py::test_the_batch_and_the_key_are_handed_on_as_they_are"
 
 BUGS = (
     Bug(
@@ -264,6 +272,211 @@ BUGS = (
         "jnp.maximum(x - lr * move, floor)",
         "x - lr * move",
         "test_first_order.py::test_duals_stay_above_their_floor",
+    ),
+    Bug(
+        "mcpo: alpha without its minus one",
+        "methods/mcpo.py",
+        "jax.nn.sigmoid(batch.advantage * (tau - 1))",
+        "jax.nn.sigmoid(batch.advantage * tau)",
+        "test_mcpo.py::test_01_alpha_is_a_sigmoid_of_the_gain_of_psi[gaussian]",
+    ),
+    Bug(
+        "mcpo: one alpha for the minibatch",
+        "methods/mcpo.py",
+        "alpha, d_psi = self.share(tau, mb), distance",
+        "share = self.share(tau, mb)\n"
+        "            alpha, d_psi = jnp.full_like(share, mb.mean(share)), distance",
+        MCPO_SLOPES,
+    ),
+    Bug(
+        "mcpo: alpha on the wrong region",
+        "methods/mcpo.py",
+        "(1 - alpha) * KLOldNew()(new, batch) + alpha * psi.kl(counted(new, batch))",
+        "alpha * KLOldNew()(new, batch) + (1 - alpha) * psi.kl(counted(new, batch))",
+        MCPO_SLOPES,
+    ),
+    Bug(
+        "mcpo: KL of the virtual region reversed",
+        "methods/mcpo.py",
+        "alpha * psi.kl(counted(new, batch))",
+        "alpha * counted(new, batch).kl(psi)",
+        MCPO_SLOPES,
+    ),
+    Bug(
+        "mcpo: KL of the old region reversed",
+        "methods/mcpo.py",
+        "(1 - alpha) * KLOldNew()(new, batch)",
+        "(1 - alpha) * counted(new, batch).kl(batch.old)",
+        f"{MCPO_STEPS}[constant-categorical]",
+    ),
+    Bug(
+        "mcpo: penalty without beta",
+        "methods/mcpo.py",
+        "return gain - beta * near",
+        "return gain - near",
+        MCPO_SLOPES,
+    ),
+    Bug(
+        "mcpo: beta by distances the wrong way round",
+        "multipliers.py",
+        "exceeds(d_theta, d_psi), self.high",
+        "exceeds(d_psi, d_theta), self.high",
+        TIES,
+    ),
+    Bug(
+        "mcpo: a tie takes the larger beta",
+        "multipliers.py",
+        "jnp.where(exceeds(d_theta, d_psi), self.high, self.low)",
+        "jnp.where(d_theta >= d_psi, self.high, self.low)",
+        TIES,
+    ),
+    Bug(
+        "mcpo: rounding decides a tie",
+        "types.py",
+        "kl > other * (1 + KL_MARGIN) + NO_KL",
+        "kl > other",
+        TIES,
+    ),
+    Bug(
+        "mcpo: attention follows the loss of theta too",
+        "methods/mcpo.py",
+        "return mb.mean(tau * mb.advantage), (psi, dist, tau)",
+        "pull = mb.mean(self.share(tau, mb) * dist.kl(unravel(theta)(mb.obs)))\n"
+        "                return mb.mean(tau * mb.advantage) - 0.01 * pull, (psi, dist, tau)",
+        MCPO_SLOPES,
+    ),
+    Bug(
+        "mcpo: attention descends",
+        "memory.py",
+        "unravel(phi + lr * move)",
+        "unravel(phi - lr * move)",
+        VIRTUAL,
+    ),
+    Bug(
+        "mcpo: psi_old is the policy, not psi",
+        "methods/mcpo.py",
+        "after = MCPOState(opt, memory, blend, psi, s.beta, s.step + 1)",
+        "after = MCPOState(opt, memory, blend, theta, s.beta, s.step + 1)",
+        "test_mcpo.py::test_16_psi_is_kept_and_the_old_policy_stays[gaussian]",
+    ),
+    Bug(
+        "mcpo: written by the distance before the step",
+        "methods/mcpo.py",
+        "far = distance(unravel(theta)(mb.obs), dist, mb)",
+        "far = distance(unravel(at[0])(mb.obs), dist, mb)",
+        f"{MCPO_STEPS}[as in the paper-gaussian]",
+    ),
+    Bug(
+        "mcpo: written where it is near",
+        "memory.py",
+        "return exceeds(fresh, threshold)",
+        "return exceeds(threshold, fresh)",
+        VIRTUAL,
+    ),
+    Bug(
+        "mcpo: intervals of the update, not of the run",
+        "methods/mcpo.py",
+        "write = self.writing(far, d_psi, s.step + 1)",
+        "write = self.writing(far, d_psi, s.step - state.step + 1)",
+        "test_mcpo.py::test_17_writing_at_fixed_intervals",
+    ),
+    Bug(
+        "mcpo: the last write of an update is lost",
+        "methods/mcpo.py",
+        "memory = after.memory.push(theta, after.step, due)",
+        "memory = after.memory.push(theta, after.step, due & False)",
+        "test_mcpo.py::test_both_beginnings",
+    ),
+    Bug(
+        "mcpo: dropout draws the same units every step",
+        "methods/mcpo.py",
+        "key = jax.random.fold_in(k_blend, s.step)",
+        "key = jax.random.fold_in(k_blend, 0)",
+        "test_mcpo.py::test_dropout_draws_from_a_key_of_its_own",
+    ),
+    Bug(
+        "mcpo: adaptive beta follows the last minibatch",
+        "methods/mcpo.py",
+        "d = batch.mean(KLOldNew()(policy(batch.obs), batch))",
+        'd = told["kl_old_theta"][-1]',
+        "test_mcpo.py::test_13_adaptive_beta_follows_the_kl_of_the_whole_batch",
+    ),
+    Bug(
+        "mcpo: the query counts from zero",
+        "methods/mcpo.py",
+        "query = before.step + at + 1",
+        "query = before.step + at",
+        "test_mcpo.py::test_the_report_asks_the_tenth_step",
+    ),
+    Bug(
+        "memory: a weight for an empty slot",
+        "memory.py",
+        "here = jnp.arange(len(logits)) < filled",
+        "here = jnp.arange(len(logits)) <= filled",
+        MCPO_WEIGHTS,
+    ),
+    Bug(
+        "memory: softmax without its largest term taken out",
+        "memory.py",
+        "jnp.exp(jnp.where(here, logits - top, 0))",
+        "jnp.exp(jnp.where(here, logits, 0))",
+        MCPO_WEIGHTS,
+    ),
+    Bug(
+        "memory: the newest is overwritten",
+        "memory.py",
+        "at = self.pushes % (self.capacity + 1)",
+        "at = (self.pushes - (self.pushes >= self.capacity)) % (self.capacity + 1)",
+        QUEUE,
+    ),
+    Bug(
+        "memory: weights by place, not by age",
+        "memory.py",
+        "return jnp.roll(jnp.append(w, jnp.zeros_like(w[:1])), self.oldest)",
+        "return jnp.append(w, jnp.zeros_like(w[:1]))",
+        QUEUE,
+    ),
+    Bug(
+        "memory: context with the KL of theta and psi reversed",
+        "memory.py",
+        "theta.dist.kl(psi.dist),",
+        "psi.dist.kl(theta.dist),",
+        CONTEXT,
+    ),
+    Bug(
+        "memory: context with the value of theta for psi's",
+        "memory.py",
+        "values = (psi.value, batch.value, theta.value)",
+        "values = (theta.value, batch.value, theta.value)",
+        CONTEXT,
+    ),
+    Bug(
+        "memory: context carries a gradient",
+        "memory.py",
+        "return jax.lax.stop_gradient(jax.vmap(batch.mean)(jnp.stack(rows)))",
+        "return jax.vmap(batch.mean)(jnp.stack(rows))",
+        CONTEXT,
+    ),
+    Bug(
+        "virtual region: the pull the wrong way round",
+        "wrappers/virtual_region.py",
+        "kl = virtual(mb.obs).kl(counted(p(mb.obs), mb))",
+        "kl = counted(p(mb.obs), mb).kl(virtual(mb.obs))",
+        VIRTUAL,
+    ),
+    Bug(
+        "virtual region: the outer penalty is dropped",
+        "wrappers/virtual_region.py",
+        "return penalty(p, mb) + self.weight * mb.mean(kl)",
+        "return self.weight * mb.mean(kl)",
+        HANDED,
+    ),
+    Bug(
+        "virtual region: the inner state draws from another key",
+        "wrappers/virtual_region.py",
+        "inner = self.inner.init(policy, key)",
+        "inner = self.inner.init(policy, own)",
+        HANDED,
     ),
 )
 

@@ -730,6 +730,27 @@ def test_13_without_psi_it_is_ppo_with_a_kl_penalty(x64, kind):
         assert float(plain[1][2]) == (0.5 if kind == "gaussian" else np.asarray(0.7, dtype))
 
 
+class KeepsTheDistance(ConstantBeta):
+    """A rule that keeps what it is told after an update."""
+
+    def after(self, kept, d):
+        return d
+
+
+@pytest.mark.slow
+def test_13_adaptive_beta_follows_the_kl_of_the_whole_batch(x64):
+    """That of the policy the update ends at, not of a minibatch before a step; by PPO's factors."""
+    pi, batch, data = setting("gaussian")
+    method = dataclasses.replace(SETTINGS["mean"], beta=KeepsTheDistance(0.7))
+    new, state, _ = program(method)(pi, begin(method, pi), batch, KEY)
+    d = by_hand.distance(net_of("gaussian"), vector(pi), vector(new), data)
+    np.testing.assert_allclose(state.beta, d, rtol=1e-10)
+    rule = AdaptiveBeta(start=3.0, target_kl=0.1)
+    for share, factor in ((1.51, 2.0), (1.49, 1.0), (1 / 1.49, 1.0), (1 / 1.51, 0.5)):
+        after = rule.after(jnp.asarray(rule.first), jnp.asarray(0.1 * share))
+        assert float(after) == 3.0 * factor == by_hand.follow(3.0, 0.1 * share, 0.1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_14_equal_logits_are_the_mean(x64, kind):
