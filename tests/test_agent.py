@@ -21,6 +21,12 @@ from surefoot import (
 SMALL = dict(num_envs=4, num_steps=16)
 
 
+def annealed():
+    """PPO with few steps, compiled once."""
+    sgd = SGD(minibatches=4, epochs=1, anneal=True)
+    return Agent(PPO(sgd=sgd), "jax:CartPole-v1", value=ValueFit(sgd), **SMALL)
+
+
 def test_every_public_name_is_there():
     for name in surefoot.__all__:
         assert getattr(surefoot, name) is not None
@@ -97,9 +103,7 @@ def test_a_callback_sees_every_update_and_can_stop():
 
 
 def test_learn_goes_on_and_schedules_run_over_the_first_call():
-    sgd = SGD(minibatches=4, epochs=1, anneal=True)
-    agent = Agent(PPO(sgd=sgd), "jax:CartPole-v1", value=ValueFit(sgd), **SMALL)
-    agent.learn(640)
+    agent = annealed().learn(640)
     assert agent.update == 10 and float(agent.state.progress) == np.float32(0.9)
     agent.learn(640)  # beyond the schedule the rate stays at that of its last update
     assert agent.update == 20 and float(agent.state.progress) == np.float32(0.9)
@@ -122,6 +126,7 @@ def test_predict_takes_one_or_many_and_answers_in_the_environments_units():
         agent.predict(np.zeros(4))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_agent_and_another_another():
     runs = [
         Agent("trpo", "CartPole-v1", seed=s, num_envs=2, num_steps=32).learn(128).report
@@ -137,7 +142,7 @@ def test_trust_report_counts():
     assert (report.promise, report.max_kl, report.violations) == ("mean_kl", 0.01, 0)
     assert len(report.kl_mean) == len(report.kl_max) == 10
     assert "0 violations" in str(report)
-    promised_nothing = Agent("ppo", "jax:CartPole-v1", **SMALL).learn(64).trust_report()
+    promised_nothing = annealed().learn(64).trust_report()
     assert promised_nothing.max_kl is None and "no bound asked" in str(promised_nothing)
 
 

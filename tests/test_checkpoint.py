@@ -279,6 +279,7 @@ def test_a_refusing_disk_leaves_nothing_under_the_name(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_agents_come_back_as_they_were(tmp_path):
     agent = Agent("trpo", "jax:CartPole-v1", num_envs=4, num_steps=16, seed=3).learn(128)
     agent.save(tmp_path / "saved")

@@ -467,6 +467,7 @@ def test_watch_writes_a_video(tmp_path, capsys, monkeypatch):
     assert next((tmp_path / "run" / "video").glob("*.mp4")).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_probes_have_nothing_to_look_at(tmp_path, capsys):
     args = [
         "--env",

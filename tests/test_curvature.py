@@ -39,7 +39,10 @@ def test_tree_arithmetic():
     )
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    ["categorical", *(pytest.param(k, marks=pytest.mark.slow) for k in tiny.KINDS[1:])],
+)
 def test_gauss_newton_is_the_hessian_of_both_mean_kls(x64, kind):
     """And equals the dense J' M J of the reference; rows that do not count have no influence."""
     pi = tiny.policy(kind, dtype=np.float64)

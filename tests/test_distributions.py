@@ -382,6 +382,7 @@ def test_beta_fisher_is_the_covariance_of_scores_and_the_curvature_of_the_kl(x64
             np.testing.assert_allclose(kl, 0.5e-10 * np.dot(v, got @ v), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_beta_samples_and_modes():
     """Kolmogorov-Smirnov on 4000 draws, false alarm 1e-6; no draw on an end, where the density of
     the next policy may be zero."""
@@ -464,6 +465,7 @@ def test_float32_full_gaussian_kl_at_small_radii(apart, tolerance):
     assert np.median(np.abs(got / want - 1)) < tolerance and np.median(want) < 10 * apart**2
 
 
+@pytest.mark.slow
 def test_full_fisher_is_the_hessian_of_both_kls(x64):
     """In the mean and the factor's entries on and below the diagonal."""
     rows, columns = np.tril_indices(3)

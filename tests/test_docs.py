@@ -161,7 +161,7 @@ def test_every_column_of_every_method_is_explained():
 
 REPORTS = [
     ("trpo", "jax:CartPole-v1"),
-    ("ppo", "jax:CartPole-v1"),
+    pytest.param("ppo", "jax:CartPole-v1", marks=pytest.mark.slow),
     pytest.param("fixpo", "jax:Pendulum-v1", marks=pytest.mark.slow),
     pytest.param("trpl", "jax:CartPole-v1", marks=pytest.mark.slow),
     pytest.param("papi", "jax:CartPole-v1", marks=pytest.mark.slow),

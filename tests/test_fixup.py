@@ -69,7 +69,7 @@ def bounded(name):
     return jax.jit(run)
 
 
-EVERY = [pytest.param(n, marks=() if n in ("ppo", "trpo") else pytest.mark.slow) for n in INNER]
+EVERY = [pytest.param(n, marks=() if n == "ppo" else pytest.mark.slow) for n in INNER]
 
 
 # The laws.
@@ -205,6 +205,7 @@ def test_an_update_that_is_not_finite_keeps_the_old_policy():
     assert tiny.same(new, pi) and float(info["fixup_scale"]) == 0
 
 
+@pytest.mark.slow
 def test_a_shared_critic_is_not_walked_back():
     nets = tiny.networks("gaussian", hidden=(6, 5), shared_layers=1)
     pi = tiny.cast(nets.init(tiny.spec("gaussian"), 0)[0], np.float32)
@@ -386,6 +387,7 @@ def test_wrong_flags_are_one_line(args, words, capsys):
 # An agent.
 
 
+@pytest.mark.slow
 def test_an_agent_keeps_the_presets_of_the_method_inside():
     agent = Agent(Fixup(PPO(), max_kl=0.01), "jax:CartPole-v1", num_envs=4, num_steps=64)
     assert agent.config.value == Agent("ppo", "jax:CartPole-v1").config.value

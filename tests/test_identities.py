@@ -94,6 +94,7 @@ def test_a_huge_clip_is_no_clip():
     np.testing.assert_array_equal(Clipped(1e6)(new(batch.obs), batch), r * batch.advantage)
 
 
+@pytest.mark.slow
 def test_ppo_with_a_stop_that_never_comes_runs_all_its_epochs():
     pi = tiny.policy("categorical")
     batch = tiny.batch("categorical", pi)
@@ -243,6 +244,7 @@ def test_equal_records_are_equal_and_hash_alike():
     assert dataclasses.replace(TRPO(), max_kl=0.02) != TRPO()
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_field_maps_over_the_record(x64):
     """`dataclasses.replace` with a tracer inside one's own `jit(vmap(...))`."""
     pi = tiny.policy("gaussian", dtype=np.float64)

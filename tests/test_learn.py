@@ -35,6 +35,12 @@ ALGORITHMS = {
 }
 
 
+QUICK = [
+    pytest.param(name, marks=() if name in ("trpo", "ppo shared") else pytest.mark.slow)
+    for name in ALGORITHMS
+]
+
+
 def rollout(kind="categorical", seed=0, dead=True):
     """Next-step rollout of two environments; env 0 terminates at row 3 and row 4 is only a
     reset."""
@@ -92,7 +98,7 @@ def test_three_updates_one_trace(name):
     assert train.TRACES["learn"] == before + 2
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", QUICK)
 def test_rows_that_do_not_count_have_no_influence(name):
     """A reset row's reward and action mean nothing, for the update and for the statistics of
     observations."""
@@ -102,7 +108,7 @@ def test_rows_that_do_not_count_have_no_influence(name):
         reward=jnp.where(r.mask, r.reward, 1e6),
         action=jnp.where(r.mask, r.action, (r.action + 1) % 3),
     )
-    ts = start(name, normalize_reward=False)
+    ts = start(name)
     a, report = learn_jit(ALGORITHMS[name], ts, r, seen(r))
     b, _ = learn_jit(ALGORITHMS[name], ts, spoilt, seen(spoilt))
     for part in ("policy", "critic", "method_state", "value_state", "obs_stats"):
@@ -133,7 +139,7 @@ def after_nan(name):
     return states, reports
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", QUICK)
 def test_nan_rewards_leave_policy_and_critic_as_they_were(name):
     """Bit for bit, with the optimisers' states."""
     states, reports = after_nan(name)
@@ -144,7 +150,7 @@ def test_nan_rewards_leave_policy_and_critic_as_they_were(name):
     assert int(states[2].update) == 2
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", QUICK)
 def test_nan_rewards_are_counted(name):
     states, reports = after_nan(name)
     assert bool(reports[1]["update_skipped"]) and int(states[2].skipped) == 1
@@ -152,7 +158,7 @@ def test_nan_rewards_are_counted(name):
         assert bool(reports[1]["value_skipped"])
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", QUICK)
 def test_after_a_nan_training_goes_on(name):
     """One bad rollout must not poison the statistics for ever."""
     states, reports = after_nan(name)
@@ -197,7 +203,9 @@ def test_drift_is_between_the_policies_of_two_iterations_on_raw_observations(kin
     assert float(report["kl_drift"]) > 1.2 * float(report["kl_mean"])
 
 
-@pytest.mark.parametrize("options", [{"normalize_obs": False}, {}])
+@pytest.mark.parametrize(
+    "options", [{"normalize_obs": False}, pytest.param({}, marks=pytest.mark.slow)]
+)
 def test_drift_without_a_move_is_the_mean_kl(options):
     ts, r = start("trpo", **options), rollout()
     _, report = learn_jit(ALGORITHMS["trpo"], ts, r, None)

@@ -243,6 +243,7 @@ def test_more_ppo_steps(x64, kind):
     )
 
 
+@pytest.mark.slow
 def test_ppo_stops_on_the_kl_of_the_whole_batch(x64):
     """After the first epoch at whose end the mean KL(old || new) is above `stop_kl`, in the
     reference's numbers."""

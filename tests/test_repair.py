@@ -176,6 +176,7 @@ def shared():
     return tiny.cast(nets.init(tiny.spec("gaussian"), 0)[0], np.float32)
 
 
+@pytest.mark.slow
 def test_the_value_functions_own_layers_do_not_act():
     alone, both = tiny.policy("gaussian"), shared()
     assert acting_parameters(alone).all()
@@ -212,7 +213,9 @@ def test_statistics_know_the_mask():
 
 
 @pytest.mark.parametrize("divergence", [KLOldNew(), KLNewOld()])
-@pytest.mark.parametrize("kind", ["gaussian_state", "categorical"])
+@pytest.mark.parametrize(
+    "kind", ["gaussian_state", pytest.param("categorical", marks=pytest.mark.slow)]
+)
 def test_rows_that_do_not_count_have_no_slope(divergence, kind):
     """Not even where they are so far that a KL or its slope is not finite."""
     pi = tiny.policy(kind)

@@ -96,6 +96,7 @@ def test_n_and_m_updates_are_n_a_checkpoint_and_m(tmp_path, env, method):
         assert whole.report == again.report
 
 
+@pytest.mark.slow
 def test_a_barrier_begins_episodes_of_run_and_checkpoint(tmp_path):
     need("envpool")
     agent = small("trpo", "envpool:CartPole-v1", preset="none").learn(128)
@@ -157,6 +158,7 @@ def test_closing_and_learning_on_changes_nothing():
     assert not same_state(a, b) and a.report == b.report
 
 
+@pytest.mark.slow
 def test_schedules_stay_at_their_last_value():
     agent = small(TRPO(), "jax:CartPole-v1").learn(128 * 4)
     assert float(agent.state.progress) == 0.75  # that of the last of four updates
@@ -164,6 +166,7 @@ def test_schedules_stay_at_their_last_value():
     assert float(agent.state.progress) == 0.75
 
 
+@pytest.mark.slow
 def test_the_best_policy_is_the_one_that_acted(tmp_path):
     agent = small("trpo", "jax:CartPole-v1", preset="none")
     seen = {}
@@ -397,6 +400,7 @@ def test_another_fingerprint_is_refused(run, capsys, monkeypatch):
     assert main(["resume", str(run), "--allow-inexact", "--quiet"]) == 0
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_of_the_update():
     a, b = small("trpo", "CartPole-v1"), small("trpo", "CartPole-v1")
     mark = a.fingerprint()

@@ -156,6 +156,7 @@ def test_stop_is_asked_with_the_new_parameters():
     assert not bool(far(before))
 
 
+@pytest.mark.slow
 def test_standardising_twice_is_standardising_once(x64):
     batch = counting_batch(12)
     batch = dataclasses.replace(

@@ -175,7 +175,10 @@ def test_what_is_measured_is_the_ruler_in_float64(x64, kind, shared, activation)
         assert measured(promise, arrays, settings) == pytest.approx(value, rel=1e-10)
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    ["gaussian_state", *(pytest.param(k, marks=pytest.mark.slow) for k in tiny.KINDS[:2])],
+)
 def test_the_share_of_a_projection_is_that_of_the_metric(x64, kind):
     """The worst state, in the mean, in the covariance, in both, and beside an infinite bound."""
     rng = np.random.default_rng(5)
@@ -457,6 +460,7 @@ def test_a_checkpoint_of_another_policy_is_found(honest, tmp_path):
     assert any("checkpoints/000020" in f and "another hash" in f for f in found)
 
 
+@pytest.mark.slow
 def test_a_method_that_promises_nothing_holds(tmp_path):
     settings = certified.config("ppo", "CartPole-v1", updates=9, certify_every=4)
     check = Verifier(certified.certified(tmp_path / "run", settings)).verify()
