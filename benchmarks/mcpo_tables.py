@@ -94,19 +94,19 @@ def method_of(name: str) -> tuple[Any, Any]:
 
 
 def find(rows: list[Row], name: str, env: str, steps: int) -> dict[int, Row]:
-    """Seed -> row of a settings file, or of a method with the preset chosen by itself."""
-    own = (SETTINGS / f"{name}.json").exists()
+    """Seed -> row of a settings file; or of a method with the preset chosen by itself, which is one
+    that no settings file has."""
+    files = {path.stem: method_of(path.stem) for path in SETTINGS.glob("*.json")}
     found = {}
     for row in rows:
         s = row["settings"]
         if plain(row["env"]) != env or s["steps"] != steps:
             continue
-        fits = (s["method"], s["batch"]) == method_of(name) if own else row["method"] == name
-        expected = "table-1" if name.startswith("table-1") else s["preset"]
+        has = (s["method"], s["batch"])
         if (
-            fits
-            and (own or s["preset"].startswith(name.replace("_", "-")))
-            and (s["preset"].startswith(expected))
+            has == files[name]
+            if name in files
+            else row["method"] == name and has not in files.values()
         ):
             found[row["seed"]] = row
     return found
