@@ -85,6 +85,7 @@ def test_wrapping_twice_nests_reports_and_states():
     assert int(state.step) == int(state.inner.step) == 3
 
 
+@pytest.mark.slow
 def test_the_batch_and_the_key_are_handed_on_as_they_are():
     seen = {}
 
