@@ -542,9 +542,9 @@ def compare(folder, *more):
     """`surefoot compare` as a process of its own, in a folder."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "surefoot", "compare", "trpo", "npg", "--env", "CartPole-v1"]
-    command += ["--seeds", "3", "--out", "out", *QUICK, *more]
+    command += ["--seeds", "2", "--out", "out", *QUICK, *more]
     environ = os.environ | {"SUREFOOT_CACHE": str(folder.parent / "cache")}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, cwd=folder, env=environ, **quiet)
 
 
@@ -553,27 +553,36 @@ def written(folder):
     return sum(p.read_bytes().count(b"\n") for p in folder.glob("runs/*/*/metrics.jsonl"))
 
 
+def ended(process):
+    """The exit code of a process whose words nobody reads."""
+    process.communicate()
+    return process.returncode
+
+
 def break_off(begin, folder, asks, most):
     """Begin a comparison and stop it after a random number of further updates, at most `most`, once
-    for each signal."""
+    for each signal. They count from the first line that it prints: an interrupted import may leave
+    with any code, and runs of a comparison that was killed go on meanwhile."""
     rng = random.Random(0)
     for ask in asks:
-        enough, process = written(folder) + rng.randrange(most), begin(folder)
+        process = begin(folder)
+        assert process.stdout.readline()
+        enough = written(folder) + rng.randrange(most)
         while process.poll() is None and written(folder) < enough:
-            time.sleep(0.01)
+            time.sleep(0.05)
         time.sleep(rng.uniform(0, 0.5))
         process.send_signal(ask)
-        assert process.wait() in (0, 130, -ask)
+        assert ended(process) in (0, 130, -ask)
 
 
 @pytest.mark.slow
-def test_broken_off_at_five_random_moments_it_gives_the_same_table(tmp_path):
+def test_broken_off_at_random_moments_it_gives_the_same_table(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert compare(whole).wait() == 0
-    asks = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL)
-    break_off(compare, broken, asks, most=written(whole) // 5)
+    assert ended(compare(whole)) == 0
+    asks = (signal.SIGINT, signal.SIGKILL, signal.SIGTERM)  # the last beside what the killed left
+    break_off(compare, broken, asks, most=written(whole) // 4)
     assert written(broken) <= written(whole)
-    assert compare(broken).wait() == 0
+    assert ended(compare(broken)) == 0
     assert contents(whole / "out") == contents(broken / "out")
 
 
@@ -581,12 +590,12 @@ def test_broken_off_at_five_random_moments_it_gives_the_same_table(tmp_path):
 def test_a_comparison_with_real_processes(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
     args = ["--env", "jax:CartPole-v1", "probe:acted", "--seeds", "1", "--jobs", "2"]
-    assert main(["compare", "trpo", "ppo", *args, "--steps", "4096", "--store", "results"]) == 0
+    assert main(["compare", "trpo", *args, "--steps", "4096", "--store", "results"]) == 0
     out = capfd.readouterr().out
-    assert "4 to train, 2 at a time" in out and "probe:acted, returns" in out
-    assert len(Store(tmp_path / "results").rows()) == 4
+    assert "2 to train, 2 at a time" in out and "probe:acted, returns" in out
+    assert len(Store(tmp_path / "results").rows()) == 2
     logs = sorted((tmp_path / "runs").glob("*/*.log"))
-    assert len(logs) == 4 and "done" in logs[0].read_text()
+    assert len(logs) == 2 and all("done" in log.read_text() for log in logs)
 
 
 def test_the_live_table_and_the_plain_line(capsys):
@@ -684,17 +693,17 @@ def vmapped(folder):
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "surefoot", *DEVICE, "out", "--seeds", "3", "--vmap"]
     environ = os.environ | {"SUREFOOT_CACHE": str(folder.parent / "cache")}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     return subprocess.Popen([*command, "--steps", "6400"], cwd=folder, env=environ, **quiet)
 
 
 @pytest.mark.slow
 def test_a_vmap_leaves_a_run_folder_a_seed_and_goes_on_exactly(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert vmapped(whole).wait() == 0
+    assert ended(vmapped(whole)) == 0
     break_off(vmapped, broken, (signal.SIGTERM, signal.SIGKILL), most=written(whole) // 2)
     assert written(broken) < written(whole)
-    assert vmapped(broken).wait() == 0
+    assert ended(vmapped(broken)) == 0
     assert contents(whole / "out") == contents(broken / "out")
     seeds = sorted(whole.glob("runs/*/seed-*/config.json"))
     assert len(seeds) == 3

@@ -141,7 +141,6 @@ TABLE |= {
     "virtual": lanes(VirtualRegion(PPO(sgd=LONG_SGD)), "shakes", weight=20.0),
 }
 FAST = {
-    ("npg lr", "gaussian"),
     ("npg max_kl", "categorical"),
     ("trpo", "categorical"),
     ("trpo", "gaussian"),

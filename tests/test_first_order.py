@@ -170,6 +170,7 @@ def narrowed(batch):
     )
 
 
+@pytest.mark.slow
 def test_every_gate_is_open_and_shut_in_these_settings(x64):
     """So that no formula is compared in one of its branches alone."""
     for kind in KINDS:
@@ -395,6 +396,7 @@ def test_the_top_half():
     np.testing.assert_array_equal(same, mask)
 
 
+@pytest.mark.slow
 def test_the_golden_numbers_of_vmpo(x64):
     """A = [1, 2, -1, 0], eta = 1, eps_eta = 0.1 (methods.md 7.4)."""
     pi = tiny.policy("categorical", dtype=np.float64)

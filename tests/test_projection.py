@@ -388,6 +388,7 @@ def test_no_nan_at_equality_at_the_boundary_or_under_vmap(family, metric):
     assert bool(jnp.all(sloped(new, old)))
 
 
+@pytest.mark.slow
 def test_extreme_distributions_stay_finite_and_land():
     """Deviations from floor to ceiling and back, means a thousand deviations away, logits hundreds
     apart, in float32."""
@@ -459,6 +460,7 @@ def test_no_row_depends_on_its_neighbours():
         assert tiny.same(*(jax.tree.map(lambda x: x[:4], y) for y in (a, b)))
 
 
+@pytest.mark.slow
 def test_the_root_find_converges_and_is_safe(x64):
     """From every start: quadratic, logarithmic and steep KLs, three usual steps, and roots over
     eight orders of magnitude."""

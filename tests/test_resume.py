@@ -109,6 +109,7 @@ def test_a_barrier_begins_episodes_of_run_and_checkpoint(tmp_path):
     assert all(0 <= begin_seed(s, 2) < 2**31 - 1 for s in range(300))
 
 
+@pytest.mark.slow
 def test_the_first_checkpoint_is_no_barrier(tmp_path):
     need("envpool")
     agent = small("trpo", "envpool:CartPole-v1")

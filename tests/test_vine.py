@@ -72,6 +72,7 @@ def test_self_normalised_is_its_formula(x64):
     np.testing.assert_allclose(batch.mean(SelfNormalised()(new, batch)), want, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_constant_of_a_state_changes_nothing(x64):
     batch, new, k, n = sampled()
     baseline = jnp.tile(jnp.asarray(np.random.default_rng(1).normal(size=n)) * 100, k)
