@@ -117,11 +117,13 @@ def summary(values: list[float]) -> str:
     from scipy.stats import t
 
     mean, n = statistics.mean(values), len(values)
+    digits = 3 if abs(mean) < 10 else 1
     if n < 2:
-        return f"{mean:.2f}"
+        return f"{mean:.{digits}f}"
     std = statistics.stdev(values)
     half = float(t.ppf(0.975, n - 1)) * std / math.sqrt(n)
-    return f"{mean:.1f} ± {std:.1f} [{mean - half:.1f}, {mean + half:.1f}]"
+    shown = (f"{x:.{digits}f}" for x in (mean, std, mean - half, mean + half))
+    return "{} ± {} [{}, {}]".format(*shown)
 
 
 def cohen(values: list[float], best: list[float]) -> float:
