@@ -17,7 +17,7 @@ import numpy as np
 CERTIFICATE, FORMAT, KEEP, BLOCK, WIDEST = "certificate.jsonl", 1, 32, 512, 65536
 AGREE, FLOOR, ROUNDING, GRAIN = 1e-9, 1e-12, 1e-2, 1e-6  # relative, absolute: float64; float32
 UNPROMISING = "NPG PPO PPOKL TREFree TREFreeRatio TREFreeFree MDPO VMPO TRGPPO SPO ESPO TrulyPPO"
-UNPROMISING += " TRPPO PPORB SPU DiscoveredPO"
+UNPROMISING += " TRPPO PPORB SPU DiscoveredPO MCPO"
 PROMISES = {"TRPO": "mean_kl", "PAPI": "mean_kl"} | dict.fromkeys(UNPROMISING.split(), "none")
 BOUNDS, ON_DEVICE = {"none": None, "projection": 1.0}, ("jax", "gymnax", "probe")  # 1: all of each
 COLUMNS = {"max_kl": "kl_max", "mean_reverse_kl": "kl_reverse", "max_reverse_kl": "kl_reverse_max"}
