@@ -44,7 +44,7 @@ def calls(agent: Any, rollout: Any, seen: Any, method: Any) -> tuple[dict[str, A
             ts = whole(ts, rollout, seen)[0]
         size = sum(x.nbytes for x in jax.tree.leaves(ts.method_state.memory))
     call: Callable[[], Any] = lambda: jax.block_until_ready(whole(ts, rollout, seen))[1]  # noqa: E731
-    return {"policy": lambda: None, "update": call}, size
+    return {"update": call}, size
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ blend of the stored ones into a virtual policy, and the rules of writing (Le et 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -172,6 +173,36 @@ class Blend(Protocol):
 def blended(store: Store, w: Array, empty: Array) -> Array:
     """psi = sum_i w_i theta_i, [P], with w by age rank (eq. 1); `empty` where nothing is stored."""
     return jnp.where(store.filled > 0, store.by_place(w) @ store.rows, empty)
+
+
+class Virtual(NamedTuple):
+    """A virtual policy on a batch, of which no gradient passes."""
+
+    psi: Array
+    """Its parameters, [P]."""
+    dist: Any
+    """Its distributions."""
+    tau: Array
+    """Its near ratios, [M]."""
+    gain: Array
+    """L2 = mean[ tau A ] (eq. 5)."""
+    slope: Array
+    """The gradient of L2 in the weights, [N]."""
+
+
+def virtual(
+    store: Store, w: Array, empty: Array, unravel: Callable[[Array], Any], batch: Batch
+) -> Virtual:
+    """psi for weights by age rank, [N], and what it makes of a batch; `empty` as in `blended`."""
+
+    def L2(w: Array) -> tuple[Array, tuple[Array, Any, Array]]:
+        psi = blended(store, w, empty)  # eq. 1
+        dist = unravel(psi)(batch.obs)
+        tau = near_ratio(dist, batch)
+        return batch.mean(tau * batch.advantage), (psi, dist, tau)
+
+    (gain, (psi, dist, tau)), slope = jax.value_and_grad(L2, has_aux=True)(w)
+    return Virtual(psi, dist, tau, gain, slope)
 
 
 class AttentionState(eqx.Module):

@@ -109,7 +109,11 @@ class SGD:
 
     def rate(self, progress: Array) -> Array | float:
         """Learning rate at a share of the run."""
-        return self.lr * (1 - progress) if self.anneal else self.lr
+        return self.lr * self.share(progress)
+
+    def share(self, progress: Array) -> Array | float:
+        """What is left of the rate at a share of the run."""
+        return 1 - progress if self.anneal else 1.0
 
     def init(self, params: Any) -> Any:
         """Optimiser state for a pytree of parameters."""

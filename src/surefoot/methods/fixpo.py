@@ -10,11 +10,11 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jax.flatten_util import ravel_pytree
 
 from surefoot.checks import check_count, check_number
 from surefoot.divergences import Divergence, KLOldNew, Statistic, WorstState
+from surefoot.multipliers import init_duals, move_duals
 from surefoot.repair import acting_parameters, only, repair, walk_back
 from surefoot.sgd import SGD, minibatch_rows, shuffles
 from surefoot.surrogates import Importance
@@ -22,9 +22,6 @@ from surefoot.types import Array, Batch, Info, Key, Penalty, no_penalty, within
 
 SHRINK, TRIES = 0.8, 50
 """The walk back after the cap: factor, and tries before the old policy is kept."""
-STEEPEST = 1e15
-"""Gradients of beta are cut here, so that a KL that overflows does not make Adam's moments
-infinite."""
 
 
 class FixPOState(eqx.Module):
@@ -146,7 +143,7 @@ class FixPO:
     def init(self, policy: Any, key: Key) -> FixPOState:
         """Two optimisers' states and beta."""
         beta = jnp.asarray(self.beta_init, jnp.result_type(*jax.tree.leaves(policy)))
-        return FixPOState(self.sgd.init(policy), beta, optax.scale_by_adam().init(beta))
+        return FixPOState(self.sgd.init(policy), beta, init_duals(beta))
 
     def L_theta(self, p: Any, beta: Array, mb: Batch, penalty: Penalty) -> tuple[Array, Array]:
         """What the primary phase minimises (eq. 5), and the KL per state."""
@@ -166,10 +163,9 @@ class FixPO:
 
     def tune(self, state: FixPOState, kl: Array) -> tuple[Array, Any]:
         """One step of beta's Adam on L_beta, then back to its range (eq. 4; eq. 6 for the mean)."""
-        slope = jnp.clip(self.max_kl - self.c_beta * kl, -STEEPEST, STEEPEST)
-        move: Any
-        move, opt = optax.scale_by_adam().update(slope, state.beta_opt)
-        return jnp.clip(state.beta - self.beta_lr * move, self.beta_min, self.beta_max), opt
+        slope = self.max_kl - self.c_beta * kl
+        beta, opt = move_duals(state.beta, slope, state.beta_opt, self.beta_lr, self.beta_min)
+        return jnp.minimum(beta, self.beta_max), opt
 
     def update(
         self, policy: Any, state: Any, batch: Batch, key: Key, *, penalty: Penalty = no_penalty

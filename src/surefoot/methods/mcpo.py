@@ -20,11 +20,10 @@ from surefoot.memory import (
     Rate,
     Store,
     Writing,
-    blended,
     context,
     distance,
-    near_ratio,
     view,
+    virtual,
 )
 from surefoot.multipliers import BetaRule, SwitchingBeta
 from surefoot.sgd import SGD, sweep
@@ -153,8 +152,7 @@ class MCPO:
         unravel: Any
         theta, unravel = ravel_pytree(policy)
         lr, k_blend = self.sgd.rate(batch.progress), jax.random.fold_in(key, 1)
-        share = 1 - batch.progress if self.sgd.anneal else 1.0
-        rate = Rate(lr, share, self.sgd.adam_eps)
+        rate = Rate(lr, self.sgd.share(batch.progress), self.sgd.adam_eps)
 
         def step(at: tuple[Any, MCPOState, Array], mb: Batch) -> tuple[Any, Info]:
             theta, s, due = at
@@ -165,13 +163,7 @@ class MCPO:
             key = jax.random.fold_in(k_blend, s.step)
             w = self.blend.weights(s.blend, v, memory, key)
 
-            def L2(w: Array) -> tuple[Array, tuple[Array, Any, Array]]:
-                psi = blended(memory, w, s.psi)  # eq. 1
-                dist = unravel(psi)(mb.obs)
-                tau = near_ratio(dist, mb)
-                return mb.mean(tau * mb.advantage), (psi, dist, tau)
-
-            (gain, (psi, dist, tau)), slope = jax.value_and_grad(L2, has_aux=True)(w)
+            psi, dist, tau, gain, slope = virtual(memory, w, s.psi, unravel, mb)  # eq. 1
             alpha, d_psi = self.share(tau, mb), distance(mb.old, dist, mb)
             beta = self.beta(s.beta, v[2], d_psi, batch.progress)  # eq. 4
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from surefoot.config import Config
+from surefoot.config import Config, method_name
 from surefoot.memory import MeanBlend
 from surefoot.methods.mcpo import MCPO
 from surefoot.methods.mdpo import MDPO
@@ -100,7 +100,7 @@ MCPO_PRESETS = [
     *(
         Preset(
             name=f"table-1-{name}",
-            methods=(name.replace("-", "_").removesuffix("_adaptive").removesuffix("_fixed"),),
+            methods=(method_name(method),),
             envs=(),
             config=backbone(method),
             source=_SOURCE.format(f"table 1: {word}"),

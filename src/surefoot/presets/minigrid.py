@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from surefoot.config import Config
+from surefoot.config import Config, method_name
 from surefoot.presets import Preset
 from surefoot.presets.mcpo import BASELINES, backbone, mcpo
 
@@ -40,7 +40,7 @@ def _presets() -> list[Preset]:
         *(
             Preset(
                 name=f"{_NAMES.get(name, name)}-minigrid",
-                methods=(name.replace("-", "_").removesuffix("_adaptive").removesuffix("_fixed"),),
+                methods=(method_name(method),),
                 envs=() if name == "ppo-kl-fixed" else MINIGRID_TASKS,
                 config=minigrid(method),
                 source=f"Le et al. 2022, section 4.2 with {word} of table 1; batch tuned here",

@@ -19,11 +19,10 @@ from surefoot.memory import (
     Rate,
     Store,
     Writing,
-    blended,
     context,
     distance,
-    near_ratio,
     view,
+    virtual,
 )
 from surefoot.types import Array, Batch, Info, Key, Penalty, PolicyUpdate, no_penalty
 from surefoot.wrappers import nest
@@ -121,21 +120,16 @@ class VirtualRegion(Generic[M]):
         k_blend = jax.random.fold_in(key, 1)
         w = self.blend.weights(state.blend, v, state.memory, k_blend)
 
-        def L2(w: Array) -> tuple[Array, Array]:
-            psi = blended(state.memory, w, state.psi)
-            return batch.mean(near_ratio(unravel(psi)(batch.obs), batch) * batch.advantage), psi
-
-        (gain, psi), slope = jax.value_and_grad(L2, has_aux=True)(w)
-        virtual = jax.lax.stop_gradient(unravel(psi))
+        psi, near, _, gain, slope = virtual(state.memory, w, state.psi, unravel, batch)
+        other = unravel(psi)
 
         def pull(p: Any, mb: Batch) -> Array:
-            kl = virtual(mb.obs).kl(counted(p(mb.obs), mb))
+            kl = other(mb.obs).kl(counted(p(mb.obs), mb))
             return penalty(p, mb) + self.weight * mb.mean(kl)
 
         new, inner, info = self.inner.update(policy, state.inner, batch, key, penalty=pull)
         rate = Rate(self.blend_lr, 1.0, 1e-5)
         blend = self.blend.move(state.blend, slope, v, state.memory, k_blend, rate)
-        near = virtual(batch.obs)
         far, d_psi = distance(new(batch.obs), near, batch), distance(batch.old, near, batch)
         step = state.step + 1
         write = self.writing(far, d_psi, step)
