@@ -62,7 +62,7 @@ def init_duals(values: Any) -> Any:
     return optax.scale_by_adam().init(values)
 
 
-def move_duals(values: Any, slopes: Any, opt: Any, lr: Number, floor: float) -> tuple[Any, Any]:
+def move_duals(values: Any, slopes: Any, opt: Any, lr: Number, floor: Number) -> tuple[Any, Any]:
     """One Adam step down the slopes, then each dual at least `floor`; returns duals and state."""
     cut = jax.tree.map(lambda g: jnp.clip(g, -STEEPEST, STEEPEST), slopes)
     moves: Any
