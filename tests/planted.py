@@ -389,8 +389,8 @@ BUGS = (
     Bug(
         "mcpo: dropout draws the same units every step",
         "methods/mcpo.py",
-        "key = jax.random.fold_in(k_blend, s.step)",
-        "key = jax.random.fold_in(k_blend, 0)",
+        "self.blend.draw(self.memory_size, jax.random.fold_in(k_blend, t))",
+        "self.blend.draw(self.memory_size, jax.random.fold_in(k_blend, 0))",
         "test_mcpo.py::test_dropout_draws_from_a_key_of_its_own",
     ),
     Bug(
@@ -427,6 +427,13 @@ BUGS = (
         "at = self.pushes % (self.capacity + 1)",
         "at = (self.pushes - (self.pushes >= self.capacity)) % (self.capacity + 1)",
         QUEUE,
+    ),
+    Bug(
+        "memory: gradients through too little of a stored policy",
+        "memory.py",
+        "return min(math.ceil(sum(sizes[: last + 1]) / LINE) * LINE, sum(sizes))",
+        "return min(sum(sizes[: last + 1]) // LINE * LINE, sum(sizes))",
+        "test_mcpo.py::test_what_gradients_need_is_in_front",
     ),
     Bug(
         "memory: weights by place, not by age",

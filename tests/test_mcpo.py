@@ -32,7 +32,10 @@ from surefoot.memory import (
     Store,
     context,
     masked_softmax,
+    near_ratio,
+    prefix,
     view,
+    virtual,
 )
 from surefoot.methods.mcpo import MCPO
 from surefoot.methods.ppo_kl import PPOKL
@@ -166,7 +169,8 @@ def holding(state, vectors, born=None, psi=None, step=40):
     """A state whose memory holds the given vectors, oldest first, in a ring that has gone round
     where it is full."""
     N, m = state.memory.capacity, len(vectors)
-    store = Store.empty(N, jnp.asarray(state.memory.rows[0]))
+    clean = jax.tree.map(jnp.zeros_like, state.memory)
+    store = eqx.tree_at(lambda s: s.born, clean, clean.born - 1)
     born = range(3, 3 + 7 * m, 7) if born is None else born
     early = [(np.full(state.memory.rows.shape[1], 9.0), 0)] * (3 if m == N else 0)
     for x, b in [*early, *zip(vectors, born, strict=True)]:
@@ -977,6 +981,33 @@ def test_a_value_head_is_stored_and_blended(x64, kind):
     assert np.max(np.abs(critic(new) - critic(pi))) > 1e-3
 
 
+@pytest.mark.parametrize("fields", [{"joint": True}, {"shared_layers": 1}, {}])
+def test_what_gradients_need_is_in_front(x64, fields):
+    """The distributions depend on the first piece of a stored policy and on nothing behind it, and
+    the slope of L2 in the weights is that of the whole."""
+    pi = tiny.policy("gaussian", dtype=np.float64, **fields)
+    theta, unravel = ravel_pytree(pi)
+    at = prefix(pi)
+    assert (at < len(theta)) == ("joint" in fields)  # the others have less than a line behind
+    store, rng = Store.empty(3, pi), np.random.default_rng(0)
+    rows = jnp.stack([theta + 0.1 * rng.normal(size=len(theta)) for _ in range(2)])
+    for n, x in enumerate(rows):
+        store = push(store, x, np.int32(n), np.bool_(True))
+    assert store.head.shape[1] == at and tiny.same(store.ordered()[0][:2], rows)
+    batch = tiny.batch("gaussian", pi, rows=18, masked=3)
+    w = jnp.asarray([0.3, 0.7, 0.0])
+
+    def L2(w):
+        tau = near_ratio(unravel(w[:2] @ rows)(batch.obs), batch)
+        return batch.mean(tau * batch.advantage)
+
+    found = virtual(store, w, theta, unravel, batch)
+    np.testing.assert_allclose(found.slope, jax.grad(L2)(w), rtol=1e-9, atol=1e-14)
+    assert np.min(np.abs(found.slope[:2])) > 1e-6
+    behind = unravel(theta + (jnp.arange(len(theta)) >= at))
+    assert tiny.same(behind(batch.obs), pi(batch.obs))
+
+
 @pytest.mark.slow
 def test_13_also_with_shared_layers(x64):
     """The penalty enters as it does in PPO-KL, bit for bit."""
@@ -1022,7 +1053,7 @@ def test_standardised_contexts(x64):
     seen = []
     store, rng = Store.empty(4, jnp.zeros(2)), np.random.default_rng(0)
     prepare = jax.jit(blend.prepare)
-    move = jax.jit(lambda s, v: blend.move(s, jnp.zeros(4), v, store, KEY, Rate(0.1, 1.0, 1e-5)))
+    move = jax.jit(lambda s, v: blend.move(s, jnp.zeros(4), v, store, None, Rate(0.1, 1.0, 1e-5)))
     for _ in range(4):
         v = 10.0 ** rng.normal(size=12) * rng.normal(size=12)
         seen.append(v)

@@ -139,7 +139,7 @@ def test_the_pull_the_blend_and_the_write_by_hand(x64, kind):
     for scale, seed in ((0.02, 0), (0.2, 0), (0.4, 1), (0.4, 2)):
         rng = np.random.default_rng(seed)
         far = [old + scale * rng.normal(size=old.shape) for _ in range(4)]
-        store = Store.empty(3, jnp.asarray(old))
+        store = Store.empty(3, pi)
         for step, x in enumerate(far[:3]):
             store = store.push(jnp.asarray(x), jnp.asarray(step + 1), jnp.asarray(True))
         state = ONE.init(pi, KEY)

@@ -17,33 +17,54 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, Int
 
 from surefoot.checks import check_count, check_number, require
-from surefoot.networks import Linear
+from surefoot.networks import Linear, acting
 from surefoot.normalize import VAR_EPS, RunningStats
 from surefoot.surrogates import log_ratio
 from surefoot.types import Array, Batch, Key, exceeds
 
 FEATURES, HALF = 12, 6
 """Length of the context, and of its half: distances and returns."""
+LINE = 16
+"""Numbers of float32 in a cache line."""
 FAR = 20.0
 """Log-ratios of a virtual policy are cut here, for the safety of float32 alone."""
 
 
+def prefix(policy: Any) -> int:
+    """Length of the part of a policy's vector, [P], that holds all its distributions depend on: up
+    to the layers only a shared value function uses, rounded up to a cache line of float32."""
+    sizes = [x.size for x in jax.tree.leaves(policy)]
+    acts = jax.tree.leaves(acting(policy))
+    last = max(i for i, used in enumerate(acts) if used)
+    return min(math.ceil(sum(sizes[: last + 1]) / LINE) * LINE, sum(sizes))
+
+
 class Store(eqx.Module):
     """A queue of at most N policies as parameter vectors: a ring of N + 1 places, of which the one
-    behind the newest is scratch."""
+    behind the newest is scratch. In two pieces, for gradients need the first alone, and the whole
+    is read at the speed of the memory, not of the processor."""
 
-    rows: Float[Array, "N1 P"]
-    """The vectors; zero where nothing was written yet."""
+    head: Float[Array, "N1 H"]
+    """The vectors up to `prefix`; zero where nothing was written yet."""
+    tail: Float[Array, "N1 T"]
+    """The rest of the vectors."""
     born: Int[Array, " N1"]
     """Step at which each was written, -1 where nothing was."""
     pushes: Int[Array, ""]
     """Policies ever written."""
 
     @staticmethod
-    def empty(capacity: int, theta: Array) -> Store:
-        """A store of nothing for `capacity` vectors like `theta`, [P]."""
-        rows = jnp.zeros((capacity + 1, theta.shape[0]), theta.dtype)
-        return Store(rows, jnp.full(capacity + 1, -1, jnp.int32), jnp.zeros((), jnp.int32))
+    def empty(capacity: int, policy: Any) -> Store:
+        """A store of nothing for `capacity` policies like this one."""
+        theta: Any = ravel_pytree(policy)[0]
+        zeros = jnp.zeros((capacity + 1, theta.shape[0]), theta.dtype)
+        head, tail = jnp.split(zeros, [prefix(policy)], axis=1)
+        return Store(head, tail, jnp.full(capacity + 1, -1, jnp.int32), jnp.zeros((), jnp.int32))
+
+    @property
+    def rows(self) -> Float[Array, "N1 P"]:
+        """The vectors, whole."""
+        return jnp.concatenate([self.head, self.tail], axis=1)
 
     @property
     def capacity(self) -> int:
@@ -65,9 +86,11 @@ class Store(eqx.Module):
         at = self.pushes % (self.capacity + 1)
         # The scratch place is written in any case, so that no row is read back and the ring stays
         # where it is inside a loop.
-        rows = jax.lax.dynamic_update_slice(self.rows, theta[None], (at, jnp.zeros_like(at)))
+        put = lambda x, new: jax.lax.dynamic_update_slice(x, new[None], (at, jnp.zeros_like(at)))  # noqa: E731
+        head, tail = jnp.split(theta, [self.head.shape[1]])
         born = jnp.where((jnp.arange(self.capacity + 1) == at) & when, step, self.born)
-        return Store(rows, born, self.pushes + when.astype(jnp.int32))
+        pushes = self.pushes + when.astype(jnp.int32)
+        return Store(put(self.head, head), put(self.tail, tail), born, pushes)
 
     def by_age(self, x: Array) -> Array:
         """Something in the order of the ring, [N + 1, ...], with the oldest first, [N, ...]."""
@@ -159,20 +182,30 @@ class Blend(Protocol):
         """What is learned, and what learning it needs, as a tree of arrays."""
         ...
 
-    def weights(self, state: Any, v: Array, store: Store, key: Key) -> Array:
-        """By age rank, the oldest first, [N]: at least 0, of sum 1 over the filled slots and 0
-        elsewhere."""
+    def draw(self, capacity: int, key: Key) -> Any:
+        """What chance decides of one step, as a tree of arrays. Apart from the step, so that all
+        steps of an update draw at once."""
         ...
 
-    def move(self, state: Any, slope: Array, v: Array, store: Store, key: Key, rate: Rate) -> Any:
+    def weights(self, state: Any, v: Array, store: Store, chance: Any) -> Array:
+        """By age rank, the oldest first, [N]: at least 0, of sum 1 over the filled slots and 0
+        elsewhere; `chance` as `draw` made it."""
+        ...
+
+    def move(
+        self, state: Any, slope: Array, v: Array, store: Store, chance: Any, rate: Rate
+    ) -> Any:
         """The state after one step of ascent, from the slope of the objective in the weights, [N];
         the other arguments as `weights` had them."""
         ...
 
 
 def blended(store: Store, w: Array, empty: Array) -> Array:
-    """psi = sum_i w_i theta_i, [P], with w by age rank (eq. 1); `empty` where nothing is stored."""
-    return jnp.where(store.filled > 0, store.by_place(w) @ store.rows, empty)
+    """psi = sum_i w_i theta_i, [P], with w by age rank (eq. 1); `empty` where nothing is stored. A
+    gradient passes to w through what psi's distributions depend on."""
+    at = store.by_place(w)
+    whole = jnp.concatenate([at @ store.head, jax.lax.stop_gradient(at) @ store.tail])
+    return jnp.where(store.filled > 0, whole, empty)
 
 
 class Virtual(NamedTuple):
@@ -260,7 +293,7 @@ class Attention:
 
     def init(self, capacity: int, key: Key, dtype: Any) -> AttentionState:
         """Weights and biases uniform in +-1/sqrt(inputs of the layer)."""
-        width = self.hidden or capacity
+        width = self.width(capacity)
         keys = jax.random.split(key, 4)
 
         def layer(k: Any, n_in: int, n_out: int) -> Linear:
@@ -296,22 +329,37 @@ class Attention:
             return (x - stats.mean) / jnp.sqrt(stats.var + VAR_EPS)
         return x
 
-    def weights(self, state: AttentionState, v: Array, store: Store, key: Key) -> Array:
+    def width(self, capacity: int) -> int:
+        """Units of the hidden layer."""
+        return self.hidden or capacity
+
+    def draw(self, capacity: int, key: Key) -> Array | None:
+        """Which hidden units are kept, [width]; None where none is ever dropped."""
+        if isinstance(self.dropout, (int, float)) and self.dropout == 0:
+            return None
+        return jax.random.bernoulli(key, 1 - self.dropout, (self.width(capacity),))
+
+    def weights(self, state: AttentionState, v: Array, store: Store, chance: Array | None) -> Array:
         """softmax(f_phi(v)) over the filled slots (eq. 1)."""
         hidden, out = state.phi
         h = jax.nn.relu(hidden(self.prepare(state, v)))
-        if not isinstance(self.dropout, (int, float)) or self.dropout > 0:
-            kept = jax.random.bernoulli(key, 1 - self.dropout, h.shape)
-            h = jnp.where(kept, h / (1 - self.dropout), 0)
+        if chance is not None:
+            h = jnp.where(chance, h / (1 - self.dropout), 0)
         return masked_softmax(out(h), store.filled)
 
     def move(
-        self, state: AttentionState, slope: Array, v: Array, store: Store, key: Key, rate: Rate
+        self,
+        state: AttentionState,
+        slope: Array,
+        v: Array,
+        store: Store,
+        chance: Array | None,
+        rate: Rate,
     ) -> AttentionState:
         """One step of Adam; the context is counted."""
 
         def weights(phi: Any) -> Array:
-            return self.weights(AttentionState(phi, state.opt, state.seen), v, store, key)
+            return self.weights(AttentionState(phi, state.opt, state.seen), v, store, chance)
 
         # On one vector, as in `SGD`.
         phi, unravel = ravel_pytree(state.phi)
@@ -332,12 +380,15 @@ class MeanBlend:
         """Nothing."""
         return ()
 
-    def weights(self, state: Any, v: Array, store: Store, key: Key) -> Array:
+    def draw(self, capacity: int, key: Key) -> None:
+        """Nothing."""
+
+    def weights(self, state: Any, v: Array, store: Store, chance: None) -> Array:
         """1/m on the filled slots."""
         return masked_softmax(jnp.zeros(store.capacity, v.dtype), store.filled)
 
     def move(
-        self, state: Any, slope: Array, v: Array, store: Store, key: Key, rate: Rate
+        self, state: Any, slope: Array, v: Array, store: Store, chance: None, rate: Rate
     ) -> tuple[()]:
         """Nothing."""
         return ()

@@ -119,7 +119,7 @@ class MCPO:
         """Optimisers, an empty memory (or one of the first policy), and psi = theta."""
         theta: Any = ravel_pytree(policy)[0]
         zero = jnp.zeros((), jnp.int32)
-        memory = Store.empty(self.memory_size, theta)
+        memory = Store.empty(self.memory_size, policy)
         return MCPOState(
             opt=self.sgd.init(policy),
             memory=memory.push(theta, zero, jnp.asarray(self.first_policy)),
@@ -153,6 +153,8 @@ class MCPO:
         theta, unravel = ravel_pytree(policy)
         lr, k_blend = self.sgd.rate(batch.progress), jax.random.fold_in(key, 1)
         rate = Rate(lr, self.sgd.share(batch.progress), self.sgd.adam_eps)
+        draw = lambda t: self.blend.draw(self.memory_size, jax.random.fold_in(k_blend, t))  # noqa: E731
+        chances = jax.vmap(draw)(state.step + jnp.arange(self.sgd.epochs * self.sgd.minibatches))
 
         def step(at: tuple[Any, MCPOState, Array], mb: Batch) -> tuple[Any, Info]:
             theta, s, due = at
@@ -160,8 +162,8 @@ class MCPO:
             # write, the memory is not copied.
             memory = s.memory.push(theta, s.step, due)
             v = context(view(unravel(theta), mb), view(unravel(s.psi), mb), mb)
-            key = jax.random.fold_in(k_blend, s.step)
-            w = self.blend.weights(s.blend, v, memory, key)
+            chance = jax.tree.map(lambda x: x[s.step - state.step], chances)
+            w = self.blend.weights(s.blend, v, memory, chance)
 
             psi, dist, tau, gain, slope = virtual(memory, w, s.psi, unravel, mb)  # eq. 1
             alpha, d_psi = self.share(tau, mb), distance(mb.old, dist, mb)
@@ -175,7 +177,7 @@ class MCPO:
             move: Any
             move, opt = self.sgd.direction.update(g, s.opt)
             theta = theta - lr * move  # line 5: theta, then phi
-            blend = self.blend.move(s.blend, slope, v, memory, key, rate)
+            blend = self.blend.move(s.blend, slope, v, memory, chance, rate)
             far = distance(unravel(theta)(mb.obs), dist, mb)
             write = self.writing(far, d_psi, s.step + 1)  # line 6
             after = MCPOState(opt, memory, blend, psi, s.beta, s.step + 1)  # line 9

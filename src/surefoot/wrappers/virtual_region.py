@@ -107,7 +107,7 @@ class VirtualRegion(Generic[M]):
         # The key goes on as it came, so that the inner update draws what it would draw alone.
         own = jax.random.fold_in(key, 1)
         blend = self.blend.init(self.memory_size, own, theta.dtype)
-        memory = Store.empty(self.memory_size, theta)
+        memory = Store.empty(self.memory_size, policy)
         inner = self.inner.init(policy, key)
         return VirtualState(inner, memory, blend, theta, jnp.zeros((), jnp.int32))
 
@@ -117,8 +117,8 @@ class VirtualRegion(Generic[M]):
         """One blend, the inner update under its pull, and perhaps a write."""
         unravel: Any = ravel_pytree(policy)[1]
         v = context(view(policy, batch), view(unravel(state.psi), batch), batch)
-        k_blend = jax.random.fold_in(key, 1)
-        w = self.blend.weights(state.blend, v, state.memory, k_blend)
+        chance = self.blend.draw(self.memory_size, jax.random.fold_in(key, 1))
+        w = self.blend.weights(state.blend, v, state.memory, chance)
 
         psi, near, _, gain, slope = virtual(state.memory, w, state.psi, unravel, batch)
         other = unravel(psi)
@@ -129,7 +129,7 @@ class VirtualRegion(Generic[M]):
 
         new, inner, info = self.inner.update(policy, state.inner, batch, key, penalty=pull)
         rate = Rate(self.blend_lr, 1.0, 1e-5)
-        blend = self.blend.move(state.blend, slope, v, state.memory, k_blend, rate)
+        blend = self.blend.move(state.blend, slope, v, state.memory, chance, rate)
         far, d_psi = distance(new(batch.obs), near, batch), distance(batch.old, near, batch)
         step = state.step + 1
         write = self.writing(far, d_psi, step)
