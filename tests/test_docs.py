@@ -133,6 +133,18 @@ def test_every_methods_page_is_of_one_form(name):
     assert "surefoot train" in page
 
 
+@pytest.mark.slow
+def test_the_page_of_results_is_made_from_the_store(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    made = importlib.import_module("results_page")
+    written = made.PAGE.read_text()
+    assert written == made.page(made.Store(ROOT / "benchmarks" / "results")), (
+        "docs/results.md is not what the store says; run python benchmarks/results_page.py"
+    )
+    for method in METHODS:
+        assert f"| `{method}` |" in written
+
+
 def test_every_public_name_is_documented(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs" / "site")
     public = importlib.import_module("public")
