@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,7 +255,6 @@ def described(asked: Asked, paper: Paper, item: Item, store: Store | None) -> di
 
 def one(asked: Asked, paper: Paper, item: Item) -> int:
     """Run what is missing of an item and print it beside the paper."""
-    from surefoot.experiments.reproduce.estimate import duration
     from surefoot.experiments.reproduce.items import share
 
     hours = asked.max_hours
@@ -271,25 +271,30 @@ def one(asked: Asked, paper: Paper, item: Item) -> int:
     if aloud:
         print("\n".join([*head, plan.head()]), flush=True)
     if time.seconds > 3600 * hours:
-        finished = len(plan.runs) - len(plan.todo)
-        if finished:
-            closing(asked, paper, scope, plan, [f"{len(plan.todo)} runs were not begun"])
-        anyway = shlex.join(
-            ["surefoot", "reproduce", *asked.names, *_spelled(asked), "--max-hours"]
-        )
-        if not asked.has("--json") or not finished:
-            print(
-                f"stopped   {len(plan.todo)} of {len(plan.runs)} runs would take about "
-                f"{duration(time.seconds)}, more than --max-hours {hours:g}; nothing was begun\n"
-                f"next      all of it: {anyway} {_hours(time)}\n"
-                f"          a part in minutes: surefoot reproduce {' '.join(asked.names)} --quick\n"
-                f"          a part of your own: --steps N --seeds N --env ID... --method M..."
-            )
-        return 4
+        return stopped(asked, paper, scope, plan, time)
     code, lost = plan.carry_out()
     if code == 130:
         return code
     return closing(asked, paper, scope, plan, lost) or code
+
+
+def stopped(asked: Asked, paper: Paper, scope: Scope, plan: compare_.Plan, time: Estimate) -> int:
+    """Begin nothing: print what is finished already, and what to type instead. 4."""
+    from surefoot.experiments.reproduce.estimate import duration
+
+    todo, all_of_it = len(plan.todo), len(plan.runs)
+    if todo < all_of_it:
+        closing(asked, paper, scope, plan, [f"{todo} of {all_of_it} runs: not begun"])
+    words = ["surefoot", "reproduce", *asked.names, *_spelled(asked), "--max-hours"]
+    print(
+        f"stopped   {todo} of {all_of_it} runs would take about {duration(time.seconds)}, more "
+        f"than --max-hours {asked.max_hours:g}; none was begun\n"
+        f"next      all of it: {shlex.join(words)} {_hours(time)}\n"
+        f"          a part in minutes: surefoot reproduce {' '.join(asked.names)} --quick\n"
+        "          a part of your own: --steps N --seeds N --env ID... --method M...",
+        file=sys.stderr,
+    )
+    return 4
 
 
 def _spelled(asked: Asked) -> list[str]:

@@ -246,9 +246,11 @@ def config(entrant: Entrant, task: Task) -> Any:
     from surefoot.config import from_json, to_json
     from surefoot.presets import choose
 
-    data = to_json(choose(entrant.method, task.env, entrant.preset))
-    data |= {"env": task.env, "steps": task.steps, "num_envs": task.num_envs}
-    return from_json(_laid(data, entrant.changes), entrant.label)
+    chosen = choose(entrant.method, task.env, entrant.preset)
+    chosen = dataclasses.replace(chosen, steps=task.steps, num_envs=task.num_envs)
+    if not entrant.changes:
+        return chosen
+    return from_json(_laid(to_json(chosen), entrant.changes), entrant.label)
 
 
 def _laid(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,11 +258,10 @@ def _laid(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(data)
     for key, value in changes.items():
         old = out.get(key)
-        same = isinstance(old, dict) and isinstance(value, dict)
-        if same and value.get("type", old.get("type")) == old.get("type"):
-            out[key] = _laid(old, value)
-        else:
-            out[key] = value
+        out[key] = value
+        if isinstance(old, dict) and isinstance(value, dict):
+            kind = old.get("type")
+            out[key] = _laid(old, value) if value.get("type", kind) == kind else value
     return out
 
 

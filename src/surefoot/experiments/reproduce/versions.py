@@ -166,14 +166,3 @@ VERSIONS = {
     )
 }
 """Id now -> then, what changed, what to expect."""
-
-
-def table() -> list[str]:
-    """The version map as Markdown, for the documentation."""
-    lines = ["| now | then | what changed | what to expect |", "|---|---|---|---|"]
-    for v in VERSIONS.values():
-        then = "; ".join(f"{paper}: {name}" for paper, name in sorted(v.then.items()))
-        own = [c for c in v.changed if c != PHYSICS]
-        said = "; ".join(own) or ("the simulator alone" if PHYSICS in v.changed else "nothing")
-        lines.append(f"| {v.now} | {then} | {said} | {v.expect} |")
-    return lines

@@ -8,6 +8,7 @@ be had any more: what they would fix is the presets' own choice (`surefoot.prese
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 from surefoot.experiments.reproduce.items import Entrant, Item, Later, Number, Paper, Quick, Task
 from surefoot.experiments.reproduce.measures import SCORE, SUCCESS
@@ -126,7 +127,9 @@ _STATISTIC = (
 )
 
 
-def _numbers(column: int, table: dict[str, tuple[tuple[float, float], ...]]) -> dict:
+def _numbers(
+    column: int, table: Mapping[str, Sequence[tuple[float, float]]]
+) -> dict[tuple[str, str], Number]:
     return {(label, "score"): Number(*row[column]) for label, row in table.items()}
 
 
