@@ -248,8 +248,8 @@ def config(entrant: Entrant, task: Task) -> Any:
 
     chosen = choose(entrant.method, task.env, entrant.preset)
     chosen = dataclasses.replace(chosen, steps=task.steps, num_envs=task.num_envs)
-    if not entrant.changes:
-        return chosen
+    # Through JSON also without changes: it spells numbers as the folder of a run does, and the hash
+    # of a cell is of the spelling.
     return from_json(_laid(to_json(chosen), entrant.changes), entrant.label)
 
 
