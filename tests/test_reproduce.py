@@ -138,7 +138,7 @@ def test_numbers_that_no_paper_prints_say_where_they_are_from():
     assert three["Reacher-v5"]["trpl", "score"].mean == -9
     one = paper("fixpo").item("figure1")
     (walker,) = one.tasks
-    got = [walker.paper[label, "fixup_end"].mean for label in ("fixpo-c1", "fixpo", "fixpo-c10")]
+    got = [walker.paper[label, "fixup_later"].mean for label in ("fixpo-c1", "fixpo", "fixpo-c10")]
     assert got == [177, 11, 0.5]
     assert "read by eye off the plots" in one.numbers
     ratios = paper("trefree").item("figure2").tasks[0].paper
@@ -365,7 +365,7 @@ def test_measures_by_hand():
     rows = [
         {"fixpo_steps": n, "entropy": 0.0, "ratio_min": 0.5, "ratio_max": 2.0} for n in range(20)
     ]
-    assert measures.FIXUP_START.of(rows) == 0.5 and measures.FIXUP_END.of(rows) == 18.5
+    assert measures.FIXUP_START.of(rows) == 0.5 and measures.FIXUP_LATER.of(rows) == 4.5
     sigma = measures.sigma(2)
     normal = 0.5 * math.log(2 * math.pi * math.e)
     two = [{"entropy": math.log(0.3) + math.log(0.6) + 2 * normal}]
@@ -373,7 +373,7 @@ def test_measures_by_hand():
     assert measures.LOG_RATIO_LOW.of(rows) == pytest.approx(math.log(0.5))
     assert measures.LOG_RATIO_HIGH.of(rows) == pytest.approx(math.log(2))
     assert measures.LOG_RATIO_LOW.of([{"ratio_min": 0.0}]) is None
-    for measure in (measures.FIXUP_END, sigma, measures.LOG_RATIO_HIGH):
+    for measure in (measures.FIXUP_LATER, sigma, measures.LOG_RATIO_HIGH):
         assert measure.of([{"env_steps": 1}]) is None and measure.of([]) is None
 
 
@@ -395,8 +395,8 @@ def test_what_a_store_does_not_hold_is_read_of_folders(capsys, monkeypatch):
     said = json.loads(capsys.readouterr().out)
     rows = said["tasks"]["envpool:Walker2d-v5"]
     assert rows["fixup_start"]["rows"]["fixpo-c1"]["ours"]["values"] == [60, 60]
-    assert rows["fixup_end"]["rows"]["fixpo"]["ours"]["values"] == [29, 29]
-    assert rows["fixup_end"]["rows"]["fixpo"]["difference"]["value"] == 18  # the paper has 11
+    assert rows["fixup_later"]["rows"]["fixpo"]["ours"]["values"] == [22, 22]
+    assert rows["fixup_later"]["rows"]["fixpo"]["difference"]["value"] == 11  # the paper has 11
     assert len(Store(Path("store")).rows()) == 10
     elsewhere = reproduce_.parse([*args, "--run-dir", "others"])
     there = reproduce_.plan_of(elsewhere, scope(args), elsewhere.store)

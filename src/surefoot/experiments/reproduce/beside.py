@@ -171,9 +171,10 @@ def _sentences(
     both = [k for k in told if k in ours and not foreign]
     words = {e.label: e.words for e in scope.entrants}
     out = []
-    inside = [k for k in both if (i := ours[k].interval) is not None and i[0] <= told[k] <= i[1]]
-    if both:
-        out.append(f"the paper's mean lies in our 95 % interval in {len(inside)} of {len(both)}")
+    ends = {k: i for k in both if (i := ours[k].interval) is not None}
+    inside = [k for k, (low, high) in ends.items() if low <= told[k] <= high]
+    if ends:
+        out.append(f"the paper's mean lies in our 95 % interval in {len(inside)} of {len(ends)}")
     if measure.better and len(ours) > 1:
         means = {k: o.mean for k, o in ours.items()}
         first = max(means, key=lambda k: measure.better * means[k])
