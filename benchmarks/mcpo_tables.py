@@ -18,40 +18,27 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from surefoot.experiments.reproduce.beside import effect_size
+from surefoot.experiments.reproduce.papers.mcpo import (
+    ABLATIONS,
+    NAMES_1,
+    NAMES_2,
+    TABLE_1,
+    TABLE_2,
+)
+from surefoot.experiments.reproduce.papers.mcpo import CLASSIC as COLUMNS_1
+from surefoot.experiments.reproduce.papers.mcpo import MUJOCO as COLUMNS_2
+
 HERE = Path(__file__).resolve().parent
 STORE, SETTINGS, OUT = HERE / "results" / "runs.jsonl", HERE / "settings", HERE / "results" / "mcpo"
 Row = dict[str, Any]
 
-CLASSIC = {
-    "table-1-ppo-kl-adaptive": "KL Adaptive, d_targ 0.01",
-    "table-1-ppo-kl-fixed": "KL Fixed, beta 0.1",
-    "table-1-ppo": "PPO, clip 0.3",
-    "table-1-mdpo": "MDPO, beta_0 2",
-    "table-1-vmpo": "V-MPO, alpha_0 1",
-    "mcpo-5": "MCPO, N 5",
-    "mcpo-10": "MCPO, N 10",
-    "mcpo-40": "MCPO, N 40",
-}
-PAPER_1 = {
-    "Pendulum-v1": ((-147.52, 9.90), (-464.29, 426.27), (-591.31, 229.32), (-135.52, 5.28),
-                    (-139.50, 5.54), (-133.42, 4.53), (-146.88, 3.78), (-135.57, 5.22)),
-    "LunarLander-v3": ((254.26, 19.43), (256.75, 20.53), (259.93, 22.52), (227.76, 16.96),
-                       (212.85, 43.35), (262.23, 12.47), (263.04, 11.48), (267.19, 13.42)),
-    "BipedalWalker-v3": ((247.70, 14.16), (263.56, 10.04), (260.51, 17.86), (226.80, 15.67),
-                         (238.82, 11.11), (265.80, 5.55), (266.26, 8.87), (249.51, 12.75)),
-}  # fmt: skip
-"""Mean and deviation over five runs, in the order of CLASSIC."""
+CLASSIC = NAMES_1
+PAPER_1 = {env: {k: row[i] for k, row in TABLE_1.items()} for i, env in enumerate(COLUMNS_1)}
 STEPS_1 = {"Pendulum-v1": (1,), "LunarLander-v3": (1,), "BipedalWalker-v3": (2, 5)}
 """Million steps that were run here; the paper's BipedalWalker has 5."""
 MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
-PAPER_2 = {
-    "trpo": ("TRPO", (2811, 114), (3159, 72), (3966, 56)),
-    "ppo": ("PPO", (4753, 1614), (2968, 1002), (5278, 594)),
-    "mdpo": ("MDPO", (4774, 1598), (3153, 956), (4957, 330)),
-    "trgppo": ("TRGPPO", (2811, 114), (3713, 275), (5009, 391)),
-    "mcpo-mean-psi": ("mean psi, N 40", (4942, 3095), (3430, 259), (5056, 842)),
-    "mcpo": ("MCPO, N 40", (6173, 595), (3620, 252), (5120, 588)),
-}
+PAPER_2 = {env: {k: row[i] for k, row in TABLE_2.items()} for i, env in enumerate(COLUMNS_2)}
 MINIGRID = {
     "ppo_kl": "KL Adaptive, d_targ 0.01",
     "ppo-kl-fixed-minigrid": "KL Fixed, beta 0.1",
@@ -60,21 +47,7 @@ MINIGRID = {
     "vmpo": "V-MPO, alpha_0 1",
     "mcpo": "MCPO, N 10",
 }
-ABLATIONS = {
-    "mcpo-10": "MCPO, N 10",
-    "mcpo-5": "N 5",
-    "mcpo-40": "N 40",
-    "mcpo-alpha-0": "alpha 0: no psi",
-    "mcpo-alpha-0.5": "alpha 0.5",
-    "mcpo-alpha-1": "alpha 1: psi alone",
-    "mcpo-annealed": "beta annealed, as MDPO",
-    "mcpo-adaptive": "beta adaptive, as PPO-KL",
-    "mcpo-every-1": "writing every step",
-    "mcpo-every-10": "writing every 10 steps",
-    "mcpo-every-100": "writing every 100 steps",
-    "mcpo-mean": "mean psi",
-    "mcpo-half": "half the context",
-}
+ABLATION_ROWS = {label: words for label, (words, _, _) in ABLATIONS.items()}
 
 
 def plain(env: str) -> str:
@@ -127,17 +100,9 @@ def summary(values: list[float]) -> str:
 
 
 def cohen(values: list[float], best: list[float]) -> float:
-    """Difference of means over the pooled deviation."""
-    if values is best:
-        return 0.0
-    pooled = math.sqrt((statistics.variance(values) + statistics.variance(best)) / 2)
-    return abs(statistics.mean(values) - statistics.mean(best)) / pooled if pooled else math.inf
-
-
-def paper_d(one: tuple[float, float], best: tuple[float, float]) -> float:
-    """The same of two means with their deviations."""
-    pooled = math.sqrt((one[1] ** 2 + best[1] ** 2) / 2)
-    return abs(one[0] - best[0]) / pooled
+    """Cohen's effect size of two samples."""
+    a, b = ((statistics.mean(x), statistics.stdev(x)) for x in (values, best))
+    return effect_size(a, b)
 
 
 def grid(head: list[str], lines: list[list[str]]) -> str:
@@ -178,7 +143,7 @@ def compared(
             cells.append(f"{max(r['worst_kl'] for r in results):.3g}")
         if paper:
             mean, std = paper[name]
-            cells += [f"{mean:g} ± {std:g}", f"{paper_d(paper[name], top):.2f}"]
+            cells += [f"{mean:g} ± {std:g}", f"{effect_size(paper[name], top):.2f}"]
         lines.append(cells)
     return grid(head, lines)
 
@@ -191,7 +156,7 @@ def table_1(rows: list[Row]) -> str:
             names = CLASSIC
             if millions == 5:
                 names = {k: CLASSIC[k] for k in ("table-1-ppo-kl-fixed", "mcpo-10")}
-            paper = {k: v for k, v in zip(CLASSIC, values, strict=True) if k in names}
+            paper = {k: v for k, v in values.items() if k in names}
             note = (
                 " (the paper: five million)" if env.startswith("Bipedal") and millions < 5 else ""
             )
@@ -205,10 +170,8 @@ def table_2(rows: list[Row]) -> str:
     out = [
         "# Table 2 of the MCPO paper, at one million steps (the paper: ten million, -v2 tasks)\n"
     ]
-    for i, env in enumerate(MUJOCO):
-        names = {k: v[0] for k, v in PAPER_2.items()}
-        paper = {k: (float(v[1 + i][0]), float(v[1 + i][1])) for k, v in PAPER_2.items()}
-        out += [f"## {env}\n", compared(rows, names, env, 10**6, paper) + "\n"]
+    for env in MUJOCO:
+        out += [f"## {env}\n", compared(rows, NAMES_2, env, 10**6, PAPER_2[env]) + "\n"]
     return "\n".join(out)
 
 
@@ -223,7 +186,7 @@ def minigrid(rows: list[Row]) -> str:
 def ablations(rows: list[Row]) -> str:
     """Section 4.5."""
     head = "# Ablations, section 4.5 of the MCPO paper, on LunarLander-v3 at 300 000 steps\n\n"
-    return head + compared(rows, ABLATIONS, "LunarLander-v3", 300_000) + "\n"
+    return head + compared(rows, ABLATION_ROWS, "LunarLander-v3", 300_000) + "\n"
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a policy: surefoot train METHOD --env ID",
     "resume": "go on with a run as if it had never stopped: surefoot resume RUN",
     "compare": "methods side by side over seeds: surefoot compare METHOD... --env ID",
+    "reproduce": "a paper's table beside ours: surefoot reproduce PAPER ITEM",
     "eval": "score a run over whole episodes: surefoot eval RUN",
     "certify": "check the certificate of a run, in float64: surefoot certify RUN",
     "watch": "see a run act: a window, or a video where there is no display: surefoot watch RUN",

@@ -149,6 +149,22 @@ def parse(args: list[str]) -> Request:
 
 def split_args(args: list[str]) -> tuple[list[str], dict[str, list[str]], list[str]]:
     """(methods, flags of this command with their values, flags for `train`)."""
+    methods, groups = grouped(args)
+    flags: dict[str, list[str]] = {}
+    shared: list[str] = []
+    for name, values in groups:
+        if name == "--env":
+            flags[name] = [*flags.get(name, []), *values]
+        elif name in (*VALUED, *SWITCHES):
+            flags[name] = one_value(name, values, SWITCHES)
+        else:
+            refuse(name)
+            shared += [name, *values]
+    return methods, flags, shared
+
+
+def grouped(args: list[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """What stands before the first flag, and every flag with the values that follow it."""
     groups: list[tuple[str, list[str]]] = [("", [])]
     for arg in args:
         if is_flag(arg):
@@ -156,16 +172,7 @@ def split_args(args: list[str]) -> tuple[list[str], dict[str, list[str]], list[s
             groups.append((head, [tail] if equals else []))
         else:
             groups[-1][1].append(arg)
-    methods, flags, shared = groups[0][1], {}, []
-    for name, values in groups[1:]:
-        if name == "--env":
-            flags[name] = [*flags.get(name, []), *values]
-        elif name in (*VALUED, *SWITCHES):
-            flags[name] = one_value(name, values)
-        else:
-            refuse(name)
-            shared += [name, *values]
-    return methods, flags, shared
+    return groups[0][1], groups[1:]
 
 
 def is_flag(arg: str) -> bool:
@@ -173,9 +180,10 @@ def is_flag(arg: str) -> bool:
     return arg.startswith("-") and not arg[1:2].isdigit() and arg[1:2] != "."
 
 
-def one_value(name: str, values: list[str]) -> list[str]:
-    """The values of a flag of this command. Raises `UsageError` where there are too many or few."""
-    wanted = 0 if name in SWITCHES else 1
+def one_value(name: str, values: list[str], switches: Sequence[str]) -> list[str]:
+    """The values of a flag that has one, or none if it is a switch. Raises `UsageError` where there
+    are too many or few."""
+    wanted = 0 if name in switches else 1
     if len(values) != wanted:
         takes = "one value" if wanted else "no value"
         raise UsageError(f"{name} takes {takes}; got {' '.join(values) or 'none'}")
@@ -275,7 +283,11 @@ def baseline_of(asked: str | None, labels: list[str]) -> str:
 class Plan:
     """Every run of a comparison, and where its result is."""
 
-    def __init__(self, request: Request, cells: list[Cell], store: Store | None) -> None:
+    def __init__(
+        self, request: Request, cells: list[Cell], store: Store | None, folders: bool = False
+    ) -> None:
+        """With `folders` a row of the store does not stand for a run: what is asked of it is in its
+        folder alone."""
         from surefoot.experiments.plan import runs_of, state
 
         self.request, self.cells, self.store = request, cells, store
@@ -284,7 +296,8 @@ class Plan:
         # Seed by seed, so that a comparison broken off has as many of each method as it can.
         self.runs.sort(key=lambda r: r.seed)
         self.state = {
-            r: "stored" if (r.cell.hash, r.seed) in self.rows else state(r) for r in self.runs
+            r: "stored" if not folders and (r.cell.hash, r.seed) in self.rows else state(r)
+            for r in self.runs
         }
 
     @property

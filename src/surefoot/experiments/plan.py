@@ -7,6 +7,7 @@ command finds what it left behind.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
@@ -83,7 +84,7 @@ class Cell:
         """Id of the environment."""
         return self.config.env
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """`settings_hash` of its settings."""
         return settings_hash(self.config)
