@@ -10,7 +10,7 @@ help:
 	@echo "make train   one trained policy on a real task, from nothing (about a minute of training)"
 	@echo "make test    the whole suite, from nothing"
 	@echo "make check   format, lint, types, fast tests"
-	@echo "make learn   tests that train until something is learnt"
+	@echo "make learn   the learning gate: fresh seeds of every method; and tests that train"
 	@echo "make docs    the documentation in build/site, its examples executed"
 	@echo "make bench   speed beside peers, which live in their own environment (benchmarks/README.md)"
 
@@ -47,7 +47,8 @@ fix: $(VENV)/.full
 	$(BIN)/ruff check --fix src tests benchmarks docs
 
 learn: $(VENV)/.full
-	$(BIN)/python -m pytest -m learn
+	$(BIN)/python -m pytest -n 2 -m learn
+	$(BIN)/python benchmarks/gate.py run
 
 # Peers for benchmarks only, in an environment of their own.
 .venvs/peers/.done:

@@ -1,0 +1,484 @@
+"""The learning gate: does every method still learn? Fresh seeds every time, and calibrated, so that
+it cries wolf less than once in a thousand (docs/gate.md).
+
+    python benchmarks/gate.py run                     # what `make learn` runs
+    python benchmarks/gate.py run --seed S            # the same draws again
+    python benchmarks/gate.py calibrate --shard 0/2   # what is missing of every second method
+    python benchmarks/gate.py plant --shard 0/2       # the smallest planted loss it finds
+    python benchmarks/gate.py table                   # the tables of docs/gate.md from the files
+
+Results lie in results/gate/, a file a method: in draws/ the scores it is calibrated on, with the
+learning epoch and the settings they hold for, in planted/ the losses that are found. Whatever is
+there is not run again; scores of another epoch or of other settings are refused, and `calibrate
+--again` begins those methods anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import math
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "gate"
+PAGE = HERE.parent / "docs" / "gate.md"
+# Compiling is most of it: one level of optimisation, in one piece. Calibration and gate alike.
+FLAGS = [
+    "--xla_backend_optimization_level=1",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_cpu_use_fusion_emitters=false",
+]
+
+TRIES = 3
+"""Fresh draws in a row that must fall below the threshold for an alarm."""
+DRAWS = 512
+"""Draws a method is calibrated on."""
+RUNS = 4
+"""Runs, of consecutive seeds, whose mean score is one draw."""
+QUANTILE, CONFIDENCE = 0.01, 0.95
+"""The threshold is below this quantile of the scores with this confidence."""
+FALSE_ALARMS = 1e-3
+"""Of the whole gate, at most."""
+CHUNK = 16
+"""Draws computed as one `vmap`, and written at once."""
+ALARM = 3
+"""Exit status of a part of the gate in which a method alarms: a crash has 1."""
+FOUND = 0.8
+"""How often a loss must be found that is said to be found."""
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+"""Shares of advantages whose sign is flipped that are tried; at 0.5 nothing is left to learn."""
+SEARCH, CONFIRM = 32, 64
+"""Draws at every share that is tried, and fresh ones at the share that is stated."""
+PLANTED_AT, CONFIRMED_AT = 1_000_000_000, 1_500_000_000
+"""First seeds of planted runs; calibration begins at 0."""
+
+
+class Stale(Exception):
+    """What was calibrated is not what is there now; the message says what to type."""
+
+
+# Arithmetic: no more than order statistics and binomials.
+
+
+def binomial_at_most(k: int, n: int, p: float) -> float:
+    """P(at most k of n happen) where each does with probability p."""
+    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
+
+
+def order(n: int, quantile: float = QUANTILE, confidence: float = CONFIDENCE) -> int:
+    """The largest k such that the k-th smallest of n scores is at or below the quantile with the
+    confidence, whatever their distribution: P(Binomial(n, quantile) <= k - 1) <= 1 - confidence.
+
+    Raises `ValueError` where n is too small for any.
+    """
+    k = 0
+    while binomial_at_most(k, n, quantile) <= 1 - confidence:
+        k += 1
+    if k == 0:
+        raise ValueError(f"{n} draws are too few for a quantile of {quantile}")
+    return k
+
+
+def threshold(scores: Sequence[float]) -> float:
+    """The `order`-th smallest; scores that are not numbers are the smallest."""
+    return sorted(map(lowest, scores))[order(len(scores)) - 1]
+
+
+def lowest(score: float) -> float:
+    """A score that is not a number is below every other."""
+    return -math.inf if math.isnan(score) else score
+
+
+def alarms(scores: Sequence[float], limit: float) -> bool:
+    """Whether all draws fall below the threshold; one at it does not."""
+    return len(scores) >= TRIES and all(lowest(s) < limit for s in scores)
+
+
+def false_alarm(n: int, k: int, tries: int = TRIES) -> float:
+    """P(`tries` fresh scores all fall below the k-th smallest of n), over the chance of calibration
+    and gate together: E[level^tries], where the level of that order statistic is Beta(k, n + 1 - k)
+    whatever the distribution, so k (k+1) ... / ((n+1) (n+2) ...); ties make it less."""
+    return math.prod((k + i) / (n + 1 + i) for i in range(tries))
+
+
+def interval(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a share, by bisection."""
+    half = (1 - confidence) / 2
+
+    def solve(above: bool) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            p = 0.5 * (low + high)
+            # The bound from below makes `hits` or more unlikely, that from above `hits` or fewer.
+            tail = binomial_at_most(hits, n, p) if above else 1 - binomial_at_most(hits - 1, n, p)
+            if (tail > half) == above:
+                low = p
+            else:
+                high = p
+        return low
+
+    return (solve(False) if hits else 0.0, solve(True) if hits < n else 1.0)
+
+
+def needed() -> float:
+    """Share of single draws that must fall below the threshold for `TRIES` in a row to do so in
+    `FOUND` of gates."""
+    return FOUND ** (1 / TRIES)
+
+
+# Files.
+
+
+def fields() -> list[str]:
+    from gate_runs import TASKS
+
+    return ["seed", *TASKS]
+
+
+def stamp(name: str) -> str:
+    """The first line of a method's file: what its scores hold for."""
+    from gate_runs import settings
+
+    from surefoot.experiments.plan import LEARNING_EPOCH
+
+    return f"# epoch {LEARNING_EPOCH} settings {settings(name)} runs {RUNS}"
+
+
+def read_draws(name: str, folder: Path) -> tuple[str, dict[int, dict[str, float]]]:
+    """What a method's file says it holds for, and first seed -> task -> score; both empty where
+    there is no file."""
+    path = folder / "draws" / f"{name}.csv"
+    if not path.exists():
+        return "", {}
+    first, *lines = path.read_text().splitlines()
+    return first, {
+        int(r["seed"]): {k: float(v) for k, v in r.items() if k != "seed"}
+        for r in csv.DictReader(lines)
+    }
+
+
+def draws_of(name: str, folder: Path) -> dict[int, dict[str, float]]:
+    """First seed -> task -> score, as calibrated; empty where there is no file.
+
+    Raises `Stale` where it is of another learning epoch or of other settings.
+    """
+    first, draws = read_draws(name, folder)
+    if first and first != stamp(name):
+        raise Stale(f"calibrated for {first[2:]}, and it is {stamp(name)[2:]} now")
+    return draws
+
+
+def write_draws(name: str, draws: dict[int, dict[str, float]], folder: Path) -> None:
+    """A method's file, whole or not at all."""
+    path = folder / "draws" / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = fields()
+    lines = [stamp(name), ",".join(head)]
+    for seed in sorted(draws):
+        lines.append(",".join([str(seed), *(f"{draws[seed][t]:.4f}" for t in head[1:])]))
+    part = path.with_suffix(".part")
+    part.write_text("\n".join(lines) + "\n")
+    part.replace(path)
+
+
+def thresholds(name: str, folder: Path) -> dict[str, float]:
+    """Task -> threshold of a method.
+
+    Raises `Stale` where fewer than `DRAWS` draws are there, or draws of something else.
+    """
+    draws = draws_of(name, folder)
+    if len(draws) < DRAWS:
+        raise Stale(f"{len(draws)} of {DRAWS} draws")
+    return {t: threshold([d[t] for d in draws.values()]) for t in fields()[1:]}
+
+
+def stale(names: Iterable[str], folder: Path) -> str:
+    """One line: what must be typed before the gate can say anything; empty where nothing."""
+    found = {}
+    for name in names:
+        try:
+            thresholds(name, folder)
+        except Stale as error:
+            found[name] = str(error)
+    if not found:
+        return ""
+    first = next(iter(found))
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return (
+        f"not calibrated: {first} ({found[first]}){more}. "
+        f"Type: python benchmarks/gate.py calibrate --again {' '.join(found)}"
+    )
+
+
+# Draws.
+
+
+def draw(
+    name: str, tasks: Sequence[str], seeds: Sequence[int], share: float | None = None
+) -> list[dict[str, float]]:
+    """Task -> score for the draws whose first seeds are given; NaN where a run gives none."""
+    from gate_runs import CARTPOLE, score
+
+    each = [s + i for s in seeds for i in range(RUNS)]
+    out: list[dict[str, float]] = [{} for _ in seeds]
+    probes = [t for t in tasks if t != CARTPOLE]
+    for group in (probes, [CARTPOLE] if CARTPOLE in tasks else []):
+        if not group:
+            continue
+        for task, scores in score(name, group, each, share).items():
+            for made, mean in zip(out, scores.reshape(-1, RUNS).mean(1), strict=True):
+                made[task] = round(float(mean), 4)
+    return out
+
+
+def calibrate(name: str, folder: Path, draws: int = DRAWS) -> None:
+    """Run what is missing and write as it goes."""
+    from gate_runs import TASKS
+
+    there, start = draws_of(name, folder), time.process_time()
+    missing = [RUNS * i for i in range(draws) if RUNS * i not in there]
+    for at in range(0, len(missing), CHUNK):
+        seeds = missing[at : at + CHUNK]
+        there |= dict(zip(seeds, draw(name, TASKS, seeds), strict=True))
+        write_draws(name, there, folder)
+    if missing:
+        print(f"{name}: {len(there)} draws, {time.process_time() - start:.0f} s", flush=True)
+
+
+def fresh(seed: int, name: str) -> list[int]:
+    """First seeds of the draws of a gate for a method, from the gate's own seed."""
+    import numpy as np
+
+    word = [seed, *name.encode()]
+    drawn = np.random.SeedSequence(word).generate_state(TRIES, np.uint32)
+    return [int(w >> 1) // RUNS * RUNS for w in drawn]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What the gate saw of a method on a task."""
+
+    method: str
+    task: str
+    limit: float
+    scores: tuple[float, ...]
+
+    @property
+    def alarm(self) -> bool:
+        """Whether it is one."""
+        return alarms(self.scores, self.limit)
+
+    def __str__(self) -> str:
+        drawn = " ".join(f"{s:.4f}" for s in self.scores)
+        return f"{self.method} on {self.task}: {drawn}, threshold {self.limit:.4f}"
+
+
+def gate(name: str, seed: int, folder: Path, share: float | None = None) -> list[Finding]:
+    """Three fresh draws of a method on every task. All are made at once: the second and third cost
+    next to nothing beside compiling."""
+    limits = thresholds(name, folder)
+    made = draw(name, list(limits), fresh(seed, name), share)
+    return [Finding(name, t, limits[t], tuple(m[t] for m in made)) for t in limits]
+
+
+# Planted losses.
+
+PLANTED = (
+    "method",
+    "task",
+    "stamp",  # as in the file of draws that the threshold is from
+    "share",  # of advantages flipped; `none` where not even the largest is found
+    "draws",
+    "below",  # of them, below the threshold
+    "power",  # (below / draws) ** TRIES, and its 95 % interval
+    "power_low",
+    "power_high",
+    "mean_without",
+    "mean_with",
+)
+"""Columns of the files of planted losses."""
+
+
+def first_found(found: Callable[[int], bool], confirmed: Callable[[int], bool], n: int) -> int:
+    """The first of n rising losses that is found, by bisection, and then the first from there on
+    that fresh draws confirm: one that was lucky gives way to the next. n where there is none."""
+    low, high = 0, n
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if found(middle) else (middle + 1, high)
+    while low < n and not confirmed(low):
+        low += 1
+    return low
+
+
+def plant(name: str, task: str, folder: Path) -> dict[str, str]:
+    """The smallest share of flipped advantages that the gate finds on a task in `FOUND` of cases,
+    and what it costs; a share of `none` where it finds not even the largest."""
+    limit = thresholds(name, folder)[task]
+    without = [d[task] for d in draws_of(name, folder).values()]
+    made: list[float] = []
+
+    def found(i: int, draws: int = SEARCH, first: int = PLANTED_AT) -> bool:
+        made.clear()
+        for at in range(0, draws, CHUNK):
+            seeds = [first + RUNS * (at + j) for j in range(CHUNK)]
+            made.extend(d[task] for d in draw(name, [task], seeds, SHARES[i]))
+        return sum(lowest(s) < limit for s in made) >= needed() * draws
+
+    at = first_found(found, lambda i: found(i, CONFIRM, CONFIRMED_AT), len(SHARES))
+    row = {"method": name, "task": task, "stamp": stamp(name)[2:]}
+    row |= {"mean_without": f"{math.fsum(without) / len(without):.4f}"}
+    if at == len(SHARES):
+        return row | {"share": "none"}
+    below = sum(lowest(s) < limit for s in made)
+    least, most = interval(below, CONFIRM)
+    return row | {
+        "share": str(SHARES[at]),
+        "draws": str(CONFIRM),
+        "below": str(below),
+        "power": f"{(below / CONFIRM) ** TRIES:.3f}",
+        "power_low": f"{least**TRIES:.3f}",
+        "power_high": f"{most**TRIES:.3f}",
+        "mean_with": f"{math.fsum(made) / len(made):.4f}",
+    }
+
+
+def planted(folder: Path) -> list[dict[str, str]]:
+    """Rows of every file of planted losses, sorted by method and task."""
+    from gate_runs import NAMES, TASKS
+
+    rows = []
+    for path in sorted((folder / "planted").glob("*.csv")):
+        with path.open(newline="") as f:
+            rows += list(csv.DictReader(f))
+    return sorted(rows, key=lambda r: (NAMES.index(r["method"]), TASKS.index(r["task"])))
+
+
+def plant_all(name: str, folder: Path) -> None:
+    """Every task of a method whose loss is not there yet, on the settings of now."""
+    from gate_runs import CARTPOLE, CHOICES
+
+    path = folder / "planted" / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    here = stamp(name)[2:]
+    rows = [r for r in planted(folder) if r["method"] == name and r["stamp"] == here]
+    for task in (*CHOICES, CARTPOLE):
+        if task in [r["task"] for r in rows]:
+            continue
+        start = time.process_time()
+        rows.append(plant(name, task, folder))
+        with path.open("w", newline="") as f:
+            writer = csv.DictWriter(f, PLANTED, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        spent = time.process_time() - start
+        print(f"{name} {task}: share {rows[-1]['share']}, {spent:.0f} s", flush=True)
+
+
+# Commands.
+
+
+def chosen(names: Sequence[str], shard: str) -> list[str]:
+    """The methods named, or all, and of those every so many."""
+    from gate_runs import NAMES
+
+    unknown = [n for n in names if n not in NAMES]
+    if unknown:
+        raise SystemExit(f"no method is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    part, _, parts = shard.partition("/")
+    return list(names or NAMES)[int(part) :: int(parts)]
+
+
+def run_here(names: Sequence[str], seed: int, share: float | None = None) -> int:
+    """Gate some methods in this process; how many alarm."""
+    bad = 0
+    for name in names:
+        start = time.perf_counter()
+        found = gate(name, seed, RESULTS, share)
+        wrong = [f for f in found if f.alarm]
+        bad += bool(wrong)
+        word = "ALARM" if wrong else "learns"
+        print(f"{word:6} {name} ({time.perf_counter() - start:.0f} s)", flush=True)
+        for finding in wrong:
+            print(f"       {finding}", flush=True)
+    return bad
+
+
+def run(names: Sequence[str], seed: int, jobs: int, share: float | None) -> int:
+    """Gate methods in pinned processes, one a core; the exit status, 1 if any alarms."""
+    missing = stale(names, RESULTS)
+    if missing:
+        print(missing)
+        return 2
+    start = time.perf_counter()
+    print(f"seed {seed}: to repeat, SUREFOOT_GATE_SEED={seed} make learn", flush=True)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    command = [sys.executable, __file__, "part", "--seed", str(seed)]
+    command += [] if share is None else ["--plant", str(share)]
+    parts = []
+    for job in range(min(jobs, len(names))):
+        pin = ["taskset", "-c", str(cores[job % len(cores)])] if len(cores) > 1 else []
+        parts.append(subprocess.Popen([*pin, *command, *names[job::jobs]]))
+    codes = [p.wait() for p in parts]
+    spent = time.perf_counter() - start
+    if any(c not in (0, ALARM) for c in codes):
+        print(f"a part of the gate failed, exit statuses {codes}")
+        return 2
+    words = "a method does not learn as it did" if any(codes) else "every method learns as it did"
+    print(f"{words}: {len(names)} of them, {spent:.0f} s")
+    return int(any(codes))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["run", "part", "calibrate", "plant", "table"])
+    parser.add_argument("methods", nargs="*", help="none: all")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="of the draws; none: from the system"
+    )
+    parser.add_argument("--shard", default="0/1", help="part/parts: every so many of the methods")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="of a calibration that begins")
+    parser.add_argument("--jobs", type=int, default=2, help="processes of run, one a core")
+    parser.add_argument("--again", action="store_true", help="calibrate anew what is stale")
+    parser.add_argument("--plant", type=float, default=None, help="flip this share of advantages")
+    args = parser.parse_args()
+    os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+    names = chosen(args.methods, args.shard)
+    asked = os.environ.get("SUREFOOT_GATE_SEED")
+    seed = args.seed if args.seed is not None else int(asked) if asked else secrets.randbits(31)
+    if args.what == "run":
+        return run(names, seed, args.jobs, args.plant)
+    if args.what == "part":
+        return ALARM if run_here(names, seed, args.plant) else 0
+    if args.what == "table":
+        from gate_table import write
+
+        write()
+        return 0
+    for name in names:
+        if args.what == "plant":
+            plant_all(name, RESULTS)
+            continue
+        try:
+            draws_of(name, RESULTS)
+        except Stale as error:
+            if not args.again:
+                print(f"{name} was {error}. Type: {sys.argv[0]} calibrate --again {name}")
+                return 2
+            (RESULTS / "draws" / f"{name}.csv").unlink()
+        calibrate(name, RESULTS, args.draws)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
