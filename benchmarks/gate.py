@@ -37,6 +37,8 @@ FLAGS = [
     "--xla_cpu_use_fusion_emitters=false",
 ]
 
+COMMAND = "python benchmarks/gate.py"
+"""What messages say to type."""
 TRIES = 3
 """Fresh draws in a row that must fall below the threshold for an alarm."""
 DRAWS = 512
@@ -214,7 +216,7 @@ def stale(names: Iterable[str], folder: Path) -> str:
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     return (
         f"not calibrated: {first} ({found[first]}){more}. "
-        f"Type: python benchmarks/gate.py calibrate --again {' '.join(found)}"
+        f"Type: {COMMAND} calibrate --again {' '.join(found)}"
     )
 
 
@@ -363,9 +365,15 @@ def planted(folder: Path) -> list[dict[str, str]]:
 
 
 def plant_all(name: str, folder: Path) -> None:
-    """Every task of a method whose loss is not there yet, on the settings of now."""
+    """Every task of a method whose loss is not there yet, on the settings of now.
+
+    Raises `Stale` where it is not calibrated for them.
+    """
     from gate_runs import CARTPOLE, CHOICES
 
+    missing = stale([name], folder)
+    if missing:
+        raise Stale(missing)
     path = folder / "planted" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     here = stamp(name)[2:]
@@ -397,12 +405,31 @@ def chosen(names: Sequence[str], shard: str) -> list[str]:
     return list(names or NAMES)[int(part) :: int(parts)]
 
 
-def run_here(names: Sequence[str], seed: int, share: float | None = None) -> int:
+def smallest(rows: Sequence[dict[str, str]]) -> dict[str, str] | None:
+    """The row of the smallest share that is found, of those of a method; None where none is."""
+    found = [r for r in rows if r["share"] != "none"]
+    return min(found, key=lambda r: float(r["share"])) if found else None
+
+
+def share_of(name: str, plant: str, folder: Path) -> float | None:
+    """The share of flips that `--plant` asks for: nothing, a number, or the method's smallest.
+
+    Raises `Stale` where that is not known.
+    """
+    if plant != "smallest":
+        return float(plant) if plant else None
+    row = smallest([r for r in planted(folder) if r["method"] == name])
+    if row is None or row["stamp"] != stamp(name)[2:]:
+        raise Stale(f"no loss of {name} is known to be found. Type: {COMMAND} plant {name}")
+    return float(row["share"])
+
+
+def run_here(names: Sequence[str], seed: int, plant: str = "") -> int:
     """Gate some methods in this process; how many alarm."""
     bad = 0
     for name in names:
         start = time.perf_counter()
-        found = gate(name, seed, RESULTS, share)
+        found = gate(name, seed, RESULTS, share_of(name, plant, RESULTS))
         wrong = [f for f in found if f.alarm]
         bad += bool(wrong)
         word = "ALARM" if wrong else "learns"
@@ -412,17 +439,19 @@ def run_here(names: Sequence[str], seed: int, share: float | None = None) -> int
     return bad
 
 
-def run(names: Sequence[str], seed: int, jobs: int, share: float | None) -> int:
+def run(names: Sequence[str], seed: int, jobs: int, plant: str) -> int:
     """Gate methods in pinned processes, one a core; the exit status, 1 if any alarms."""
     missing = stale(names, RESULTS)
     if missing:
         print(missing)
         return 2
+    for name in names:
+        share_of(name, plant, RESULTS)  # known, before anything starts
     start = time.perf_counter()
     print(f"seed {seed}: to repeat, SUREFOOT_GATE_SEED={seed} make learn", flush=True)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     command = [sys.executable, __file__, "part", "--seed", str(seed)]
-    command += [] if share is None else ["--plant", str(share)]
+    command += ["--plant", plant] if plant else []
     parts = []
     for job in range(min(jobs, len(names))):
         pin = ["taskset", "-c", str(cores[job % len(cores)])] if len(cores) > 1 else []
@@ -437,7 +466,22 @@ def run(names: Sequence[str], seed: int, jobs: int, share: float | None) -> int:
     return int(any(codes))
 
 
-def main() -> int:
+def calibrate_all(names: Sequence[str], draws: int, again: bool) -> int:
+    """Calibrate methods one after another; exit status 2 at a stale one that may not begin anew."""
+    for name in names:
+        try:
+            draws_of(name, RESULTS)
+        except Stale as error:
+            if not again:
+                print(f"{name}: {error}. Type: {COMMAND} calibrate --again {name}")
+                return 2
+            (RESULTS / "draws" / f"{name}.csv").unlink()
+        calibrate(name, RESULTS, draws)
+    return 0
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What was typed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -450,9 +494,14 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=DRAWS, help="of a calibration that begins")
     parser.add_argument("--jobs", type=int, default=2, help="processes of run, one a core")
     parser.add_argument("--again", action="store_true", help="calibrate anew what is stale")
-    parser.add_argument("--plant", type=float, default=None, help="flip this share of advantages")
-    args = parser.parse_args()
-    os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+    parser.add_argument(
+        "--plant", default="", metavar="SHARE", help="flip these advantages; or `smallest`"
+    )
+    return parser.parse_intermixed_args(argv)  # methods may come after options
+
+
+def act(args: argparse.Namespace) -> int:
+    """Do it; the exit status."""
     names = chosen(args.methods, args.shard)
     asked = os.environ.get("SUREFOOT_GATE_SEED")
     seed = args.seed if args.seed is not None else int(asked) if asked else secrets.randbits(31)
@@ -460,24 +509,26 @@ def main() -> int:
         return run(names, seed, args.jobs, args.plant)
     if args.what == "part":
         return ALARM if run_here(names, seed, args.plant) else 0
+    if args.what == "calibrate":
+        return calibrate_all(names, args.draws, args.again)
+    for name in names:
+        plant_all(name, RESULTS)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+    args = arguments(argv)
     if args.what == "table":
         from gate_table import write
 
         write()
         return 0
-    for name in names:
-        if args.what == "plant":
-            plant_all(name, RESULTS)
-            continue
-        try:
-            draws_of(name, RESULTS)
-        except Stale as error:
-            if not args.again:
-                print(f"{name} was {error}. Type: {sys.argv[0]} calibrate --again {name}")
-                return 2
-            (RESULTS / "draws" / f"{name}.csv").unlink()
-        calibrate(name, RESULTS, args.draws)
-    return 0
+    try:
+        return act(args)
+    except Stale as error:
+        print(error)
+        return 2
 
 
 if __name__ == "__main__":

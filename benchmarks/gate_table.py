@@ -19,7 +19,7 @@ def thresholds(folder: Path) -> list[str]:
     for name in NAMES:
         head, draws = gate.read_draws(name, folder)
         if len(draws) < gate.DRAWS:
-            lines.append(f"| `{name}` | {len(draws)} of {gate.DRAWS} |" + " |" * (1 + len(TASKS)))
+            lines.append(f"| `{name}` | not yet |" + " |" * (1 + len(TASKS)))
             continue
         _, _, epoch, _, settings, *_ = head.split()
         cells = []
@@ -35,12 +35,6 @@ def thresholds(folder: Path) -> list[str]:
     return lines
 
 
-def smallest(rows: list[dict[str, str]]) -> dict[str, str] | None:
-    """The row of the smallest share that is found, of a method's."""
-    found = [r for r in rows if r["share"] != "none"]
-    return min(found, key=lambda r: float(r["share"])) if found else None
-
-
 def losses(folder: Path) -> list[str]:
     """A row a method: the smallest planted loss on each task, and the smallest of all."""
     tasks = (*CHOICES, CARTPOLE)
@@ -52,7 +46,7 @@ def losses(folder: Path) -> list[str]:
     for name in NAMES:
         own = {r["task"]: r for r in rows if r["method"] == name}
         cells = [_loss(own[t]) if t in own else "not planted yet" for t in tasks]
-        best = smallest(list(own.values()))
+        best = gate.smallest(list(own.values()))
         word = "not known yet" if len(own) < len(tasks) else "none"
         if best and len(own) == len(tasks):
             word = f"{float(best['share']):.0%}, on {best['task']}"

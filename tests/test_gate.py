@@ -157,6 +157,24 @@ def test_calibration_runs_what_is_missing_and_only_that(tmp_path, monkeypatch):
     assert len(gate.draws_of("ppo", tmp_path)) == 40
 
 
+def test_the_line_that_says_what_to_type_can_be_typed(tmp_path, monkeypatch, capsys):
+    """A stale file is refused by the gate and by `calibrate`, and begun anew by what they say."""
+    monkeypatch.setattr(gate, "RESULTS", tmp_path)
+    monkeypatch.setattr(
+        gate, "draw", lambda n, tasks, seeds, s=None: [dict.fromkeys(tasks, 1.0)] * 2
+    )
+    monkeypatch.setattr(gate, "CHUNK", 2)
+    made_up(tmp_path, draws=8)
+    monkeypatch.setattr(gate_runs, "SCORE", gate_runs.SCORE + 1)
+    assert gate.main(["run", "ppo"]) == 2 and gate.main(["calibrate", "ppo"]) == 2
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    typed = said[0].partition("Type: python benchmarks/gate.py ")[2].split()
+    assert said[1].endswith(" ".join(typed))
+    assert gate.main([*typed[:2], "--draws", "4", *typed[2:]]) == 0
+    assert len(gate.draws_of("ppo", tmp_path)) == 4
+
+
 def test_the_draws_of_a_gate_follow_from_its_seed_and_the_method():
     seeds = gate.fresh(5, "ppo")
     assert seeds == gate.fresh(5, "ppo") and len(set(seeds)) == gate.TRIES
@@ -174,9 +192,9 @@ def test_the_gate_says_which_method_no_longer_learns_which_task(tmp_path, monkey
         return [dict.fromkeys(tasks, 10.0) | {"matched": limit - share} for _ in seeds]
 
     monkeypatch.setattr(gate, "draw", drawn)
-    assert gate.run_here(["ppo"], 3, 0.0) == 0
+    assert gate.run_here(["ppo"], 3, "0.0") == 0
     assert capsys.readouterr().out.startswith("learns ppo")
-    assert gate.run_here(["ppo"], 3, 0.1) == 1
+    assert gate.run_here(["ppo"], 3, "0.1") == 1
     alarm, task = capsys.readouterr().out.splitlines()
     assert alarm.startswith("ALARM  ppo") and "ppo on matched: " in task
 
@@ -233,6 +251,15 @@ def test_a_table_shows_thresholds_and_the_smallest_loss(tmp_path):
     for task, share in (("acted", "none"), ("matched", "0.25"), ("CartPole-v1", "0.2")):
         lines.append(f"ppo,{task},now,{share},64,62,0.909,0.71,0.98,80.0,60.0")
     (folder / "ppo.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(gate.Stale, match=r"gate\.py plant ppo"):  # they are of other settings
+        gate.share_of("ppo", "smallest", tmp_path)
+    with pytest.raises(gate.Stale, match=r"gate\.py plant npg"):
+        gate.share_of("npg", "smallest", tmp_path)
+    text = (folder / "ppo.csv").read_text()
+    (folder / "ppo.csv").write_text(text.replace(",now,", f",{gate.stamp('ppo')[2:]},"))
+    assert gate.share_of("ppo", "smallest", tmp_path) == 0.2
+    assert gate.share_of("ppo", "0.3", tmp_path) == 0.3
+    assert gate.share_of("ppo", "", tmp_path) is None
     (line,) = [x for x in gate_table.losses(tmp_path) if x.startswith("| `ppo`")]
     assert "| none | 25%: -25.0%, found 91% [71%, 98%] |" in line
     assert line.endswith("| 20%, on CartPole-v1 |")
