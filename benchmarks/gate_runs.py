@@ -50,6 +50,7 @@ WHOLE = SGD(lr=3e-3, epochs=8, minibatches=1)
 CRITIC = ValueFit(SGD(lr=1e-2, epochs=4, minibatches=4, max_grad_norm=None))
 
 OWN: dict[str, dict[str, Any]] = {
+    "trefree": {"sgd": ADAM, "delta": 0.1},  # with the paper's 0.01 it learns little in 20 updates
     "mdpo": {"sgd": WHOLE},
     "vmpo": {"sgd": WHOLE, "eps_eta": 0.1, "target_kl": 0.1, "dual_lr": 1e-2},
     "mcpo": {"sgd": ADAM, "memory_size": 5},
