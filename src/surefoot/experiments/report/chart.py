@@ -41,6 +41,8 @@ class Chart:
     log: bool = False
     limits: tuple[float, float] | None = None
     """Ends of the vertical axis; bands are cut there. None: what is drawn."""
+    labelled: bool = True
+    """Whether few lines carry their names at their ends, where these lie apart."""
 
     @property
     def empty(self) -> bool:
@@ -74,23 +76,24 @@ def picked(n: int, most: int) -> list[int]:
 
 def ends_text(chart: Chart) -> str:
     """What a chart shows in a sentence a line: the text alternative of its picture."""
-    said = []
-    for s in chart.series:
-        known = np.flatnonzero(np.isfinite(s.y))
-        if not len(known):
-            said.append(f"{s.label}: nothing is known")
-            continue
-        first, last = known[0], known[-1]
-        words = f"{s.label}: {short(s.y[first])} at {short(s.x[first])}"
-        if last != first:
-            words += f", {short(s.y[last])} at {short(s.x[last])}"
-        if s.low is not None and s.high is not None and np.isfinite(s.low[last]):
-            words += f", band from {short(s.low[last])} to {short(s.high[last])}"
-        said.append(words)
+    said = [line_text(s) for s in chart.series]
     if chart.bound is not None:
         said.append(f"the bound is {short(chart.bound)}")
     scale = ", logarithmic" if chart.log else ""
-    return f"{chart.y_label}{scale} over {chart.x_label}. {'. '.join(said)}."
+    return f"{chart.y_label}{scale}, over {chart.x_label}. {'. '.join(said)}."
+
+
+def line_text(s: Series) -> str:
+    """Where a line begins and ends, and its band there."""
+    known = np.flatnonzero(np.isfinite(s.y))
+    if not len(known):
+        return f"{s.label}: nothing is known"
+    first, last = known[0], known[-1]
+    at = [f"{short(float(s.y[i]))} at {short(float(s.x[i]))}" for i in dict.fromkeys((first, last))]
+    words = f"{s.label}: {', '.join(at)}"
+    if s.low is None or s.high is None or not np.isfinite(s.low[last]):
+        return words
+    return f"{words}, band from {short(float(s.low[last]))} to {short(float(s.high[last]))}"
 
 
 def short(x: float) -> str:
@@ -149,11 +152,6 @@ def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
 def tick_text(x: float) -> str:
     """A tick's number, as short as it can be."""
     return "0" if x == 0 else f"{x:.0e}".replace("e-0", "e-") if abs(x) < 1e-3 else short(x)
-
-
-def cut(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Values moved to the nearer end where they are outside."""
-    return np.clip(values, low, high)
 
 
 def stretches(known: Sequence[bool] | np.ndarray) -> list[slice]:

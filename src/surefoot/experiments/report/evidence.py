@@ -116,7 +116,7 @@ def from_folder(folder: Path, label: str, steps: int | None = None) -> Evidence:
     settings = about.get("settings")
     if not isinstance(settings, dict) or not {"env", "seed"} <= settings.keys():
         raise EnvironmentFault(f"{folder / 'config.json'} has no settings of a run")
-    steps = steps or about["target"]
+    steps = steps or int(about["target"])
     rows = up_to(updates(folder), steps)
     name = f"{label} {settings['env']} seed {settings['seed']}"
     notes: list[str] = []

@@ -125,11 +125,12 @@ def profile(m: Material, styles: dict[str, int]) -> Chart | None:
     series = [Series(x, grid, st.profile(c.scores(x), grid), style=styles[x]) for x in methods]
     return Chart(
         name="profile",
-        title=f"Performance profile: share of runs with a {score} above each threshold",
-        x_label="score",
-        y_label="share of runs",
+        title=f"Share of runs with a {score} above each threshold",
+        x_label=f"{score} s",
+        y_label=f"share of runs with {score} > s",
         series=tuple(series),
         limits=(0.0, 1.0),
+        labelled=False,
     )
 
 
@@ -178,9 +179,7 @@ def panel(key: tuple[str, str], runs: Sequence[Evidence], number: int) -> Panel:
         single(there, number, column, words, words.capitalize())
         for column, words in REPAIRS.items()
     ]
-    charts.append(
-        single(there, number, "sigma", "sigma", "Sigma: geometric mean over actions and states")
-    )
+    charts.append(single(there, number, "sigma", "geometric mean over actions and states", "Sigma"))
     charts.append(single(there, number, "entropy", "nats", "Entropy of the policy"))
     return Panel(method, env, tuple(c for c in charts if c is not None), len(there), len(runs))
 
@@ -210,9 +209,9 @@ def kl_chart(runs: Sequence[Evidence], number: int) -> Chart | None:
         return None
     return Chart(
         name=f"kl-{number}",
-        title="KL(old, new) over states: mean, 99th percentile, worst",
+        title="KL(old, new): mean, 99th percentile, worst state",
         x_label="environment steps",
-        y_label="nats",
+        y_label="nats, over the states of the batch",
         series=tuple(series),
         band=UPDATES_BAND,
         bound=bound if column in ("kl_mean", "kl_max") else None,
@@ -232,10 +231,10 @@ def accepted_chart(runs: Sequence[Evidence], number: int) -> Chart | None:
     """Share of updates that were accepted: by the line search where there is one, else those that
     were not undone."""
     got = course(runs, "accepted")
-    title = "Accepted by the line search, share of updates"
+    title = "Accepted by the line search"
     if got is None:
         undone = course(runs, "update_skipped")
-        title = "Kept: share of updates that were finite and not undone"
+        title = "Kept: finite, and not undone"
         if undone is None:
             return None
         got = Course(undone.steps, 1 - undone.mean, 1 - undone.high, 1 - undone.low)

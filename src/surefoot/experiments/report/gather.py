@@ -95,11 +95,13 @@ def assembled(
             "score, curve, share of updates within the bound, worst KL and total time, not the "
             "course of the KL nor the certificate"
         )
+    ordered = [x for runs in cells.values() for x in runs]
+    trained = [x.command for x in ordered if x.command is not None]
     return Material(
-        evidence=tuple(x for runs in cells.values() for x in runs),
+        evidence=tuple(ordered),
         comparison=comparison,
         said=summary(comparison) if results else {"methods": {}, "verdicts": []},
-        commands=tuple(dict.fromkeys(commands)),
+        commands=tuple(dict.fromkeys(commands or trained)),
         notes=tuple([*own, *notes]),
         missing=tuple(missing),
         cells=cells,
@@ -130,7 +132,7 @@ def of_runs(paths: Sequence[Path], baseline: str | None) -> Material:
         results={},
     )
     evidence.sort(key=lambda x: x.seed)
-    return assembled(evidence, comparison, [x.command for x in evidence if x.command], [])
+    return assembled(evidence, comparison, [], [])
 
 
 def expanded(path: Path) -> list[Path]:

@@ -133,7 +133,7 @@ def grid(
         body.append(element("tr", *cells, class_="differs" if marked and marked[j] else None))
     whole = element(
         "table",
-        element("caption", caption),
+        element("caption", element("span", caption)),
         element("thead", element("tr", *head, class_="head")),
         element("tbody", *body),
         id=name,

@@ -6,6 +6,7 @@ lines differ in dashes and markers as well, so that nothing rests on colour alon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +15,6 @@ import numpy as np
 from surefoot.experiments.report.chart import (
     Chart,
     Series,
-    cut,
     ends_text,
     log_ticks,
     picked,
@@ -26,8 +26,8 @@ from surefoot.experiments.report.chart import (
 )
 from surefoot.experiments.report.markup import Markup, element
 
-WIDTH, HEIGHT = 400, 250
-TOP, BOTTOM, LEFT = 10, 42, 52
+WIDTH, HEIGHT = 340, 230
+TOP, BOTTOM, LEFT = 10, 42, 50
 COLOURS = 8
 DASHES = ("", "7 3", "2 2.5", "9 3 2 3")
 MARKERS = 6
@@ -35,7 +35,7 @@ LABELLED = 6
 """Most lines that are labelled at their ends; of more the legend has to do."""
 LETTER = 6.3
 """Width of a letter of labels, about."""
-LONGEST = 13
+LONGEST = 11
 """Letters of a label at a line's end."""
 
 Map = Callable[[np.ndarray], np.ndarray]
@@ -98,30 +98,30 @@ def draw(chart: Chart) -> Markup:
 
 def labelled(chart: Chart) -> bool:
     """Whether lines carry their names."""
-    return 1 < len(chart.series) + (chart.bound is not None) <= LABELLED
+    return chart.labelled and 1 < len(chart.series) + (chart.bound is not None) <= LABELLED
 
 
 def framed(chart: Chart) -> Frame:
     """The area that is left between labels."""
     words = [s.label for s in chart.series] + ["bound"] * (chart.bound is not None)
     longest = min(max((len(w) for w in words), default=0), LONGEST)
-    right = WIDTH - 12 - (LETTER * longest + 4 if labelled(chart) else 0)
+    right = WIDTH - (LETTER * longest + 10 if labelled(chart) else 18)
     low, high = span(chart)
     known = [s.x[np.isfinite(s.y)] for s in chart.series]
     xs = np.concatenate([*known, np.zeros(0)])
     start, end = (float(xs.min()), float(xs.max())) if len(xs) else (0.0, 1.0)
-    if chart.x_label != "score":
+    if not chart.x_label.endswith(" s"):
         start = min(start, 0.0)
     end = end if end > start else start + 1.0
-    place = np.log10 if chart.log else np.asarray
-    bottom, top = float(place(low)), float(place(high))
+    bottom, top = (math.log10(e) if chart.log else e for e in (low, high))
 
     def across(x: np.ndarray) -> np.ndarray:
-        return LEFT + (np.asarray(x, float) - start) / (end - start) * (right - LEFT)
+        return np.asarray(LEFT + (x - start) / (end - start) * (right - LEFT))
 
     def up(y: np.ndarray) -> np.ndarray:
-        inside = cut(np.asarray(y, float), low, high)
-        return HEIGHT - BOTTOM - (place(inside) - bottom) / (top - bottom) * (HEIGHT - BOTTOM - TOP)
+        inside = np.clip(y, low, high)
+        share = ((np.log10(inside) if chart.log else inside) - bottom) / (top - bottom)
+        return np.asarray(HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP))
 
     return Frame(right, low, high, across, up)
 
@@ -201,7 +201,7 @@ def labels(chart: Chart, frame: Frame) -> Markup:
     if chart.bound is not None:
         wanted.append((float(frame.y(np.array(chart.bound))), "bound"))
     wanted.sort()
-    heights = apart([y for y, _ in wanted], 13.0, TOP + 4.0, HEIGHT - BOTTOM)
+    heights = apart([y for y, _ in wanted], 13.0, TOP + 4.0, HEIGHT - BOTTOM - 4.0)
     texts = [
         element("text", clipped(word), x=f"{frame.right + 6:.1f}", y=f"{y + 4:.1f}", class_="end")
         for (_, word), y in zip(wanted, heights, strict=True)
