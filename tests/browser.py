@@ -212,13 +212,13 @@ def heard(browser: Chromium, path: Path) -> list[str]:
 def example(folder: Path) -> list[Path]:
     """A comparison with folders and rows of the store, and a run, as pages."""
     import reported
-    from surefoot.cli import main
+    from surefoot.cli import main as surefoot
 
     os.chdir(folder)
     compared = reported.compared()
     one = next(folder.glob("runs/trpo-*Pendulum*/seed-0"))
     for name, path in (("comparison", compared), ("run", one)):
-        if main(["report", str(path), "--out", name, "--no-pictures"]):
+        if surefoot(["report", str(path), "--out", name, "--no-pictures"]):
             raise RuntimeError(f"there is no report of {path}")
         (folder / name / "report.html").rename(folder / f"{name}.html")
     return [folder / "comparison.html", folder / "run.html"]
@@ -236,7 +236,7 @@ def check(program: str, pages: list[Path], out: Path) -> list[str]:
     return wrong
 
 
-def main_() -> int:
+def main() -> int:
     """Parse, open, say."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pages", nargs="*", type=Path)
@@ -255,4 +255,4 @@ def main_() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main_())
+    sys.exit(main())

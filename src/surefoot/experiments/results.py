@@ -136,13 +136,11 @@ def wall_seconds(rows: Sequence[dict[str, Any]]) -> float:
 
 
 def common_curve(
-    curves: Sequence[Sequence[tuple[float, float]]], points: int = CURVE_POINTS, whole: bool = True
+    curves: Sequence[Sequence[tuple[float, float]]], points: int = CURVE_POINTS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Curves at the same steps: steps [points], and returns [points, curves], linear between what
-    was reported; from where all have begun to where the first ends. Steps are whole numbers unless
-    `whole` is off, as for seconds."""
+    was reported; from where all have begun to where the first ends."""
     start, end = max(c[0][0] for c in curves), min(c[-1][0] for c in curves)
-    steps = np.linspace(start, max(start, end), points)
-    steps = np.unique(steps.round() if whole else steps)
+    steps = np.unique(np.linspace(start, max(start, end), points).round())
     columns = [np.interp(steps, *np.array(c, float).T) for c in curves]
     return steps, np.stack(columns, axis=-1)

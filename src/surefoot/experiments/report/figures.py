@@ -77,16 +77,15 @@ def learning(m: Material, env: str, number: int, styles: dict[str, int]) -> tupl
     """Return against steps and against seconds: the interquartile mean over seeds."""
     cells = {method: runs for (method, e), runs in m.cells.items() if e == env}
     out = []
-    for axis, (word, label) in enumerate(
-        [("steps", "environment steps"), ("seconds", "seconds of training")]
-    ):
+    for word, label in [("steps", "environment steps"), ("seconds", "seconds of training")]:
         series, seen = [], list[np.ndarray]()
         for method, runs in cells.items():
-            curves = [x.curve[:, [axis, 2]] for x in runs if len(x.curve)]
-            curves = [c for c in curves if np.isfinite(c).all()]
+            curves = [x.curve for x in runs if len(x.curve)]
+            if word == "seconds":
+                curves = [c for c in curves if np.isfinite(c).all()]
             if curves:
-                series.append(average(method, curves, axis == 0, styles[method]))
-                seen += [c[:, 1] for c in curves]
+                series.append(average(method, curves, word, styles[method]))
+                seen += [c[:, 2] for c in curves]
         if not series:
             continue
         heights = np.concatenate(seen)
@@ -103,10 +102,16 @@ def learning(m: Material, env: str, number: int, styles: dict[str, int]) -> tupl
     return tuple(out)
 
 
-def average(method: str, curves: Sequence[np.ndarray], whole: bool, style: int) -> Series:
-    """One line over seeds, with its interval where there are several."""
-    as_pairs = [[(float(x), float(y)) for x, y in c] for c in curves]
-    at, columns = common_curve(as_pairs, POINTS, whole)
+def average(method: str, curves: Sequence[np.ndarray], axis: str, style: int) -> Series:
+    """One line over seeds, with its interval where there are several.
+
+    Seeds are averaged at the same number of steps; against seconds it is drawn at the mean time
+    they took to get there, so that a seed on a busy machine does not hide how the others ended.
+    """
+    steps, columns = common_curve([[(float(p[0]), float(p[2])) for p in c] for c in curves], POINTS)
+    at = steps
+    if axis == "seconds":
+        at = np.mean([np.interp(steps, c[:, 0], c[:, 1]) for c in curves], axis=0)
     got = st.estimate([columns])
     if len(curves) == 1:
         return Series(method, at, np.asarray(got.value), style=style)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-VOID = ("meta", "br", "hr", "link", "input")
+VOID = ("meta", "br", "wbr")
 """Tags of HTML that hold nothing and are not closed."""
 
 
@@ -40,6 +40,11 @@ def joined(*parts: str | None) -> Markup:
     return Markup(
         "".join(p if isinstance(p, Markup) else escape(p) for p in parts if p is not None)
     )
+
+
+def breakable(name: str) -> Markup:
+    """A dotted name that may be broken after its dots and underscores."""
+    return Markup(escape(name).replace(".", ".<wbr>").replace("_", "_<wbr>"))
 
 
 def identifier(*words: str) -> str:

@@ -13,7 +13,7 @@ from surefoot.experiments.report.chart import Chart, number, rows, short
 from surefoot.experiments.report.evidence import Evidence
 from surefoot.experiments.report.figures import BOUNDED, Figures, Panel, bound_of
 from surefoot.experiments.report.gather import Material
-from surefoot.experiments.report.markup import Markup, element, identifier, joined
+from surefoot.experiments.report.markup import Markup, breakable, element, identifier, joined
 from surefoot.experiments.report.settings import compared, versions
 from surefoot.experiments.report.style import inside, style_sheet
 
@@ -118,9 +118,11 @@ def grid(
     numeric: Sequence[int] = (),
     name: str | None = None,
     marked: Sequence[bool] | None = None,
+    fit: bool = False,
 ) -> Markup:
     """A table in a region that can be scrolled, by keyboard too. The first cell of a line is its
-    header; `numeric` columns stand right, `marked` lines stand out."""
+    header; `numeric` columns stand right, `marked` lines stand out, cells of a table that is to
+    `fit` are broken into lines."""
 
     def kind(i: int) -> str | None:
         return "n" if i in numeric else None
@@ -137,6 +139,7 @@ def grid(
         element("thead", element("tr", *head, class_="head")),
         element("tbody", *body),
         id=name,
+        class_="fit" if fit else None,
     )
     return element("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
@@ -211,7 +214,7 @@ def overview(m: Material) -> list[Markup]:
 def score_table(m: Material, by_method: dict[str, Any], caption: str) -> Markup:
     """What `compare` prints, a line a method, the best first."""
     header, *lines = tb.long_table(by_method, m.comparison.baseline)
-    return grid(header, lines, caption)
+    return grid(header, lines, caption, fit=True)
 
 
 def verdicts(m: Material) -> Markup | None:
@@ -348,8 +351,9 @@ def certificates(m: Material) -> list[Markup]:
         return [
             element(
                 "p",
-                "No certificate is here: it is in the folder of a run, and no folder with one was "
-                "named.",
+                "No certificate is here: it is in the folder of a run, and none of these runs has "
+                "a folder with one. How many updates were within the bound, by the ruler's float32 "
+                "values, is in the table above.",
             )
         ]
     lines, findings = [], []
@@ -394,7 +398,7 @@ def settings(m: Material) -> list[Markup]:
             [*(("≠" if row.differs else "") for _ in range(several)), *row.values]
             for row in sheet.rows.values()
         ]
-        lines = [[name, *line] for name, line in zip(sheet.rows, lines, strict=True)]
+        lines = [[breakable(name), *line] for name, line in zip(sheet.rows, lines, strict=True)]
         head = ("setting", *(("differs",) if several else ()), *sheet.columns)
         name = f"settings-{i}"
         out.append(element("h3", env))
