@@ -582,6 +582,9 @@ def test_a_peak_of_one_update_is_not_thinned_away(away):
     assert len(got.high) == 120 and np.max(got.high) == 9.0 and np.sum(got.high > 0.1) == 1
     assert np.all(np.diff(got.steps) > 0) and np.all(got.low <= got.mean)
     assert course([], "kl_max") is None
+    (kl,) = [c for c in figures_of(gather([folder])).panels[0].charts if c.name == "kl-0"]
+    (worst,) = [s for s in kl.series if s.label == "worst state"]
+    assert np.max(worst.y) == 9.0
 
 
 def test_the_clock_goes_on_where_a_run_was_resumed(away):

@@ -214,7 +214,15 @@ def overview(m: Material) -> list[Markup]:
 def score_table(m: Material, by_method: dict[str, Any], caption: str) -> Markup:
     """What `compare` prints, a line a method, the best first."""
     header, *lines = tb.long_table(by_method, m.comparison.baseline)
-    return grid(header, lines, caption, fit=True)
+    return grid(header, [[*map(kept_whole, line)] for line in lines], caption, fit=True)
+
+
+def kept_whole(cell: str) -> Markup:
+    """A cell that may be broken before its interval, and not inside."""
+    at = max(cell.find(" ["), cell.find(" ("))
+    if at < 0:
+        return joined(cell)
+    return joined(cell[: at + 1], element("span", cell[at + 1 :], class_="whole"))
 
 
 def verdicts(m: Material) -> Markup | None:
