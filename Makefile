@@ -4,13 +4,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 FILES := pyproject.toml constraints.txt
 
-.PHONY: help train test check fix learn bench docs clean
+.PHONY: help train test check fix learn bench docs browser clean
 
 help:
 	@echo "make train   one trained policy on a real task, from nothing (about a minute of training)"
 	@echo "make test    the whole suite, from nothing"
 	@echo "make check   format, lint, types, fast tests"
 	@echo "make learn   the learning gate: fresh seeds of every method; and tests that train"
+	@echo "make browser the report in headless Chromium, where one is on the path; screenshots in build/browser"
 	@echo "make docs    the documentation in build/site, its examples executed"
 	@echo "make bench   speed beside peers, which live in their own environment (benchmarks/README.md)"
 
@@ -49,6 +50,10 @@ fix: $(VENV)/.full
 learn: $(VENV)/.full
 	$(BIN)/python -m pytest -n 2 -m learn
 	$(BIN)/python benchmarks/gate.py run
+
+# The report as a reader sees it. Needs a Chromium on the path, and says so where there is none.
+browser: $(VENV)/.full
+	$(BIN)/python tests/browser.py --out build/browser
 
 # Peers for benchmarks only, in an environment of their own.
 .venvs/peers/.done:

@@ -570,5 +570,5 @@ def test_helpers_for_arguments():
     ]
     assert strip(["--seed", "3", "--x", "--jobs=2", "y"], ("--seed", "--jobs")) == ["--x", "y"]
     assert one_line("", "surefoot") == "wrong flags"
-    names = "train resume compare reproduce eval certify watch plot list doctor"
+    names = "train resume compare reproduce eval certify watch plot report list doctor"
     assert set(COMMANDS) == set(names.split())

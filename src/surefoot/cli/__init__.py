@@ -21,6 +21,7 @@ COMMANDS = {
     "certify": "check the certificate of a run, in float64: surefoot certify RUN",
     "watch": "see a run act: a window, or a video where there is no display: surefoot watch RUN",
     "plot": "pictures of a run and of its memory of policies: surefoot plot RUN",
+    "report": "one page of runs or of a comparison: surefoot report RUN... | COMPARE",
     "list": "methods, envs, presets or runs: surefoot list methods",
     "doctor": "what is installed, what is missing and the line that installs it",
 }

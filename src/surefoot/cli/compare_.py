@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -496,7 +497,7 @@ def closing(plan: Plan, labels: list[str], baseline: str, lost: list[str]) -> in
     comparison = gather(plan, labels, baseline, lost)
     said, clocks = table.summary(comparison), table.timings(comparison)
     folder = out_folder(plan, labels, baseline)
-    files = write_files(comparison, said, folder)
+    files = write_files(comparison, said | whereabouts(plan, folder), folder)
     if plan.request.json:
         print(json.dumps(said | {"timings": clocks, "folder": str(folder)}))
     else:
@@ -516,6 +517,33 @@ def out_folder(plan: Plan, labels: list[str], baseline: str) -> Path:
     cells = [[c.label, c.env, c.hash] for c in plan.cells]
     key = digest([cells, plan.request.seeds, baseline, LEARNING_EPOCH])
     return Path("compare") / f"{'-'.join(labels)[:60]}-{key}"
+
+
+def whereabouts(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Where the runs of a comparison and its store are, seen from the folder of its files, so that
+    all of them can be moved together: what `surefoot report` reads."""
+    from surefoot.experiments.plan import LEARNING_EPOCH
+
+    request = plan.request
+    store = None if request.store is None else seen_from(folder, request.store)
+    cells = [
+        {
+            "method": c.label,
+            "env": c.env,
+            "hash": c.hash,
+            "runs": seen_from(folder, c.folder(request.runs)),
+        }
+        for c in plan.cells
+    ]
+    return {"learning_epoch": LEARNING_EPOCH, "store": store, "cells": cells}
+
+
+def seen_from(folder: Path, path: Path) -> str:
+    """The way from a folder to a path; the whole path where there is none (another drive)."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return path.resolve().as_posix()
 
 
 def write_files(comparison: Comparison, said: dict[str, Any], folder: Path) -> list[str]:

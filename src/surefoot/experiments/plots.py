@@ -84,12 +84,9 @@ def profile(c: Comparison, figure: Any) -> None:
     """Share of runs with a score above each threshold, every environment counting the same."""
     figure.set_size_inches(5, 3.6)
     axis = figure.subplots()
-    values = np.concatenate([x for m in c.present for x in c.scores(m)] or [np.zeros(1)])
-    margin = 0.05 * (np.ptp(values) or 1.0)
-    grid = np.linspace(values.min() - margin, values.max() + margin, 400)
+    grid = st.profile_grid([c.scores(m) for m in c.present])
     for m in c.present:
-        shares = [np.mean(x[:, None] > grid, axis=0) for x in c.scores(m)]
-        axis.plot(grid, np.mean(shares, axis=0), label=m, color=colours(c)[m])
+        axis.plot(grid, st.profile(c.scores(m), grid), label=m, color=colours(c)[m])
     score = "normalised score" if c.scale else "return"
     axis.set(xlabel=f"{score} s", ylabel=f"share of runs with {score} > s", ylim=(-0.02, 1.02))
     axis.legend(frameon=False)

@@ -54,12 +54,13 @@ class Result:
         return self.env_steps / self.seconds if self.seconds > 0 else math.nan
 
 
-def read_run(folder: Path) -> Result:
-    """The result of a finished run folder. Raises `EnvironmentFault` where its files do not hold
-    one: no episode ended, or lines that are not JSON."""
+def read_run(folder: Path, steps: int | None = None) -> Result:
+    """The result of a run folder after `steps` environment steps; None: after those of its
+    settings. Raises `EnvironmentFault` where its files do not hold one: no episode ended, or lines
+    that are not JSON."""
     described = json.loads((folder / "config.json").read_text())
     settings = described["settings"]
-    rows = up_to(json_lines(folder / "metrics.jsonl"), settings["steps"])
+    rows = up_to(json_lines(folder / "metrics.jsonl"), steps or settings["steps"])
     seen = [(r["env_steps"], r["episode_return"]) for r in rows if r["episode_return"] is not None]
     if not seen:
         raise EnvironmentFault(
@@ -135,7 +136,7 @@ def wall_seconds(rows: Sequence[dict[str, Any]]) -> float:
 
 
 def common_curve(
-    curves: Sequence[tuple[tuple[int, float], ...]], points: int = CURVE_POINTS
+    curves: Sequence[Sequence[tuple[float, float]]], points: int = CURVE_POINTS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Curves at the same steps: steps [points], and returns [points, curves], linear between what
     was reported; from where all have begun to where the first ends."""

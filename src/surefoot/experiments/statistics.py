@@ -299,6 +299,23 @@ def spread(x: np.ndarray) -> float:
     return high - low
 
 
+# The performance profile.
+
+
+def profile_grid(methods: Sequence[Scores], points: int = 400) -> np.ndarray:
+    """Thresholds [points] from a little below the lowest score of all methods to a little above the
+    highest."""
+    values = np.concatenate([np.asarray(x, float) for m in methods for x in m] or [np.zeros(1)])
+    margin = 0.05 * (np.ptp(values) or 1.0)
+    return np.linspace(values.min() - margin, values.max() + margin, points)
+
+
+def profile(scores: Scores, grid: np.ndarray) -> np.ndarray:
+    """Share of runs with a score above each threshold of `grid`, every environment counting the
+    same (Agarwal et al., 2021, section 4.3)."""
+    return np.mean([np.mean(np.asarray(x)[:, None] > grid, axis=0) for x in scores], axis=0)
+
+
 # Verdicts.
 
 

@@ -1,0 +1,251 @@
+"""A chart as inline SVG, drawn by hand: axes, lines, bands, markers, labels at the ends of lines.
+
+Colours are variables of the page (`--s0`, `--ink`, ...), so that a picture follows its theme, and
+lines differ in dashes and markers as well, so that nothing rests on colour alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from surefoot.experiments.report.chart import (
+    Chart,
+    Series,
+    ends_text,
+    log_ticks,
+    picked,
+    short,
+    span,
+    stretches,
+    tick_text,
+    ticks,
+)
+from surefoot.experiments.report.markup import Markup, element
+
+WIDTH, HEIGHT = 340, 230
+TOP, BOTTOM, LEFT = 10, 42, 50
+COLOURS = 8
+DASHES = ("", "7 3", "2 2.5", "9 3 2 3")
+MARKERS = 6
+LABELLED = 6
+"""Most lines that are labelled at their ends; of more the legend has to do."""
+LETTER = 6.3
+"""Width of a letter of labels, about."""
+LONGEST = 11
+"""Letters of a label at a line's end."""
+
+Map = Callable[[np.ndarray], np.ndarray]
+
+
+class Frame(NamedTuple):
+    """The plotted area, and how numbers become places in it."""
+
+    right: float
+    low: float
+    high: float
+    x: Map
+    y: Map
+
+
+def dashes(style: int) -> str:
+    """Dashes of the lines of a style."""
+    return DASHES[style % len(DASHES)]
+
+
+def marker(style: int, x: float, y: float) -> str:
+    """The path of a marker."""
+    r = 3.2
+    square = f"M{x - r:.1f} {y - r:.1f}h{2 * r:.1f}v{2 * r:.1f}h{-2 * r:.1f}z"
+    shapes = (
+        f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r:.1f} 0a{r} {r} 0 1 0 {-2 * r:.1f} 0z",
+        square,
+        f"M{x:.1f} {y - 1.2 * r:.1f}l{1.2 * r:.1f} {2.1 * r:.1f}h{-2.4 * r:.1f}z",
+        f"M{x:.1f} {y - 1.3 * r:.1f}l{1.3 * r:.1f} {1.3 * r:.1f} {-1.3 * r:.1f} {1.3 * r:.1f}"
+        f" {-1.3 * r:.1f} {-1.3 * r:.1f}z",
+        f"M{x:.1f} {y + 1.2 * r:.1f}l{1.2 * r:.1f} {-2.1 * r:.1f}h{-2.4 * r:.1f}z",
+        f"M{x - 1.4 * r:.1f} {y - 0.5 * r:.1f}h{2.8 * r:.1f}v{r:.1f}h{-2.8 * r:.1f}z",
+    )
+    return shapes[style % MARKERS]
+
+
+def draw(chart: Chart) -> Markup:
+    """The picture, with title and description for those who cannot see it."""
+    frame = framed(chart)
+    name = f"figure-{chart.name}"
+    parts = [
+        element("title", chart.title, id=f"{name}-title"),
+        element("desc", ends_text(chart), id=f"{name}-desc"),
+        grid(chart, frame),
+    ]
+    parts += [area(s, frame) for s in chart.series if s.low is not None]
+    if chart.bound is not None:
+        parts.append(bound(chart.bound, frame))
+    parts += [line(s, frame) for s in chart.series]
+    if labelled(chart):
+        parts.append(labels(chart, frame))
+    return element(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        aria_labelledby=f"{name}-title {name}-desc",
+    )
+
+
+def labelled(chart: Chart) -> bool:
+    """Whether lines carry their names."""
+    return chart.labelled and 1 < len(chart.series) + (chart.bound is not None) <= LABELLED
+
+
+def framed(chart: Chart) -> Frame:
+    """The area that is left between labels."""
+    words = [s.label for s in chart.series] + ["bound"] * (chart.bound is not None)
+    longest = min(max((len(w) for w in words), default=0), LONGEST)
+    right = WIDTH - (LETTER * longest + 10 if labelled(chart) else 18)
+    low, high = span(chart)
+    known = [s.x[np.isfinite(s.y)] for s in chart.series]
+    xs = np.concatenate([*known, np.zeros(0)])
+    start, end = (float(xs.min()), float(xs.max())) if len(xs) else (0.0, 1.0)
+    if not chart.x_label.endswith(" s"):
+        start = min(start, 0.0)
+    end = end if end > start else start + 1.0
+    bottom, top = (math.log10(e) if chart.log else e for e in (low, high))
+
+    def across(x: np.ndarray) -> np.ndarray:
+        return np.asarray(LEFT + (x - start) / (end - start) * (right - LEFT))
+
+    def up(y: np.ndarray) -> np.ndarray:
+        inside = np.clip(y, low, high)
+        share = ((np.log10(inside) if chart.log else inside) - bottom) / (top - bottom)
+        return np.asarray(HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP))
+
+    return Frame(right, low, high, across, up)
+
+
+def grid(chart: Chart, frame: Frame) -> Markup:
+    """Axes, their numbers and names."""
+    parts = []
+    for value in (log_ticks if chart.log else ticks)(frame.low, frame.high):
+        y = float(frame.y(np.array(value)))
+        parts.append(element("path", d=f"M{LEFT} {y:.1f}H{frame.right:.1f}", class_="grid"))
+        parts.append(
+            element("text", tick_text(value), x=LEFT - 6, y=f"{y + 4:.1f}", text_anchor="end")
+        )
+    base = HEIGHT - BOTTOM
+    x0, x1 = float(frame.x(np.array(0.0))), float(frame.x(np.array(1.0)))
+    inverse = [(edge - x0) / (x1 - x0) for edge in (LEFT, frame.right)]
+    for value in ticks(*inverse, about=4):
+        x = float(frame.x(np.array(value)))
+        parts.append(element("path", d=f"M{x:.1f} {base}v4", class_="axis"))
+        parts.append(
+            element("text", tick_text(value), x=f"{x:.1f}", y=base + 17, text_anchor="middle")
+        )
+    parts.append(element("path", d=f"M{LEFT} {TOP}V{base}H{frame.right:.1f}", class_="axis"))
+    middle = f"{(LEFT + frame.right) / 2:.1f}"
+    parts.append(
+        element("text", chart.x_label, x=middle, y=HEIGHT - 6, text_anchor="middle", class_="name")
+    )
+    return element("g", *parts)
+
+
+def points(x: np.ndarray, y: np.ndarray) -> str:
+    """Places as the numbers of a path."""
+    return " ".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
+
+
+def area(s: Series, frame: Frame) -> Markup | None:
+    """The band of a line."""
+    if s.low is None or s.high is None:
+        return None
+    path = ""
+    for part in stretches(np.isfinite(s.low) & np.isfinite(s.high)):
+        x = frame.x(s.x[part])
+        there, back = points(x, frame.y(s.high[part])), points(x[::-1], frame.y(s.low[part])[::-1])
+        path += f"M{there}L{back}z"
+    return element("path", d=path, class_=f"band c{s.style % COLOURS}") if path else None
+
+
+def line(s: Series, frame: Frame) -> Markup:
+    """A line with markers, of which there are a few."""
+    known = np.isfinite(s.y)
+    x, y = frame.x(s.x), frame.y(np.where(known, s.y, frame.low))
+    path = "".join("M" + points(x[part], y[part]) for part in stretches(known))
+    there = np.flatnonzero(known)
+    few = there[picked(len(there), 5)] if len(there) else there
+    marks = "".join(marker(s.style, float(x[i]), float(y[i])) for i in few)
+    return element(
+        "g",
+        element("path", d=path, stroke_dasharray=dashes(s.style) or None, class_="line"),
+        element("path", d=marks, class_="mark"),
+        class_=f"c{s.style % COLOURS}",
+    )
+
+
+def bound(value: float, frame: Frame) -> Markup:
+    """The line that is not to be crossed."""
+    y = float(frame.y(np.array(value)))
+    return element("path", d=f"M{LEFT} {y:.1f}H{frame.right:.1f}", class_="bound")
+
+
+def labels(chart: Chart, frame: Frame) -> Markup:
+    """Names at the ends of lines, moved apart where they would lie on each other."""
+    wanted = []
+    for s in chart.series:
+        known = np.flatnonzero(np.isfinite(s.y))
+        if len(known):
+            wanted.append((float(frame.y(s.y[known[-1] : known[-1] + 1])[0]), s.label))
+    if chart.bound is not None:
+        wanted.append((float(frame.y(np.array(chart.bound))), "bound"))
+    wanted.sort()
+    heights = apart([y for y, _ in wanted], 13.0, TOP + 4.0, HEIGHT - BOTTOM - 4.0)
+    texts = [
+        element("text", clipped(word), x=f"{frame.right + 6:.1f}", y=f"{y + 4:.1f}", class_="end")
+        for (_, word), y in zip(wanted, heights, strict=True)
+    ]
+    return element("g", *texts)
+
+
+def apart(places: list[float], least: float, low: float, high: float) -> list[float]:
+    """Growing places moved so that neighbours are at least so far apart, inside two ends."""
+    out = list(places)
+    for i in range(1, len(out)):
+        out[i] = max(out[i], out[i - 1] + least)
+    if out and out[-1] > high:
+        out[-1] = high
+        for i in range(len(out) - 2, -1, -1):
+            out[i] = min(out[i], out[i + 1] - least)
+    return [max(y, low + least * i) for i, y in enumerate(out)]
+
+
+def clipped(word: str) -> str:
+    """A label that fits."""
+    return word if len(word) <= LONGEST else word[: LONGEST - 1] + "…"
+
+
+def swatch(style: int, kind: str = "line") -> Markup:
+    """A piece of a line for the legend; `kind` is line or bound."""
+    if kind == "bound":
+        inside = [element("path", d="M1 6H29", class_="bound")]
+    else:
+        dash = dashes(style) or None
+        inside = [
+            element("path", d="M1 6H29", stroke_dasharray=dash, class_="line"),
+            element("path", d=marker(style, 15, 6), class_="mark"),
+        ]
+    return element(
+        "svg",
+        *inside,
+        viewBox="0 0 30 12",
+        class_=f"swatch c{style % COLOURS}",
+        aria_hidden="true",
+        focusable="false",
+    )
+
+
+def bound_text(value: float) -> str:
+    """The bound as the legend has it."""
+    return f"bound {short(value)}"
