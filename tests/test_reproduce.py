@@ -283,6 +283,7 @@ def test_help(capsys):
     assert all(f"  {flag}" in said for flag in known) and all(p in said for p in all_papers())
 
 
+@pytest.mark.slow
 def test_the_list_has_every_item_its_time_and_what_is_not_there(capsys):
     assert main(["reproduce", "--json", "--jobs", "2"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -324,6 +325,7 @@ def test_an_estimate_by_hand():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_quick_parts_take_minutes_and_every_task_has_a_pace():
     for _, item in all_items():
         for part in (items.whole(item), items.quick(item)):
@@ -377,6 +379,7 @@ def test_measures_by_hand():
         assert measure.of([{"env_steps": 1}]) is None and measure.of([]) is None
 
 
+@pytest.mark.slow
 def test_what_a_store_does_not_hold_is_read_of_folders(capsys, monkeypatch):
     """A row of the store is not enough where columns are asked for."""
     args = ["fixpo", "figure1", "--quick", "--seeds", "2", "--store", "store"]
@@ -462,6 +465,7 @@ def test_orders_that_agree_and_that_do_not():
     assert "d" not in same["tasks"]["Pendulum-v1"]["score"]["rows"]["a"]
 
 
+@pytest.mark.slow
 def test_a_task_that_stands_in_is_not_held_against_the_papers_numbers(capsys, monkeypatch):
     nothing_is_run(monkeypatch)
     some = ["--method", "mcpo-10", "mcpo-adaptive", "--seeds", "2"]
@@ -473,6 +477,7 @@ def test_a_task_that_stands_in_is_not_held_against_the_papers_numbers(capsys, mo
     assert rows["mcpo-adaptive"]["paper"]["text"] == "about 200 below"
 
 
+@pytest.mark.slow
 def test_a_store_is_printed_beside_the_paper(capsys, monkeypatch):
     """From the rows of a store alone: tables, files, what differs; the same bytes twice."""
     nothing_is_run(monkeypatch)
