@@ -20,9 +20,11 @@ import csv
 import dataclasses
 import math
 import os
+import queue
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -43,14 +45,16 @@ TRIES = 3
 """Fresh draws in a row that must fall below the threshold for an alarm."""
 DRAWS = 512
 """Draws a method is calibrated on."""
-RUNS = 4
+RUNS = 2
 """Runs, of consecutive seeds, whose mean score is one draw."""
 QUANTILE, CONFIDENCE = 0.01, 0.95
 """The threshold is below this quantile of the scores with this confidence."""
 FALSE_ALARMS = 1e-3
 """Of the whole gate, at most."""
-CHUNK = 16
+CHUNK = 32
 """Draws computed as one `vmap`, and written at once."""
+LEARNS, ALARMS = "learns", "ALARM"
+"""How the line on a method begins."""
 ALARM = 3
 """Exit status of a part of the gate in which a method alarms: a crash has 1."""
 FOUND = 0.8
@@ -65,6 +69,10 @@ PLANTED_AT, CONFIRMED_AT = 1_000_000_000, 1_500_000_000
 
 class Stale(Exception):
     """What was calibrated is not what is there now; the message says what to type."""
+
+
+class Refused(Exception):
+    """What was typed is not understood; the message says what is allowed."""
 
 
 # Arithmetic: no more than order statistics and binomials.
@@ -400,9 +408,14 @@ def chosen(names: Sequence[str], shard: str) -> list[str]:
 
     unknown = [n for n in names if n not in NAMES]
     if unknown:
-        raise SystemExit(f"no method is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
-    part, _, parts = shard.partition("/")
-    return list(names or NAMES)[int(part) :: int(parts)]
+        raise Refused(f"no method is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    part, slash, parts = shard.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise Refused(f"--shard is {shard}; allowed: PART/PARTS with PART below PARTS, as in 0/2")
+    here = list(names or NAMES)[int(part) :: int(parts)]
+    if not here:
+        raise Refused(f"--shard {shard} leaves none of {len(names or NAMES)} methods")
+    return here
 
 
 def smallest(rows: Sequence[dict[str, str]]) -> dict[str, str] | None:
@@ -417,7 +430,13 @@ def share_of(name: str, plant: str, folder: Path) -> float | None:
     Raises `Stale` where that is not known.
     """
     if plant != "smallest":
-        return float(plant) if plant else None
+        try:
+            share = float(plant or 0)
+        except ValueError:
+            share = math.nan
+        if not 0 <= share <= 1:
+            raise Refused(f"--plant is {plant}; allowed: a share from 0 to 1, or smallest")
+        return share if plant else None
     row = smallest([r for r in planted(folder) if r["method"] == name])
     if row is None or row["stamp"] != stamp(name)[2:]:
         raise Stale(f"no loss of {name} is known to be found. Type: {COMMAND} plant {name}")
@@ -432,7 +451,7 @@ def run_here(names: Sequence[str], seed: int, plant: str = "") -> int:
         found = gate(name, seed, RESULTS, share_of(name, plant, RESULTS))
         wrong = [f for f in found if f.alarm]
         bad += bool(wrong)
-        word = "ALARM" if wrong else "learns"
+        word = ALARMS if wrong else LEARNS
         print(f"{word:6} {name} ({time.perf_counter() - start:.0f} s)", flush=True)
         for finding in wrong:
             print(f"       {finding}", flush=True)
@@ -440,7 +459,10 @@ def run_here(names: Sequence[str], seed: int, plant: str = "") -> int:
 
 
 def run(names: Sequence[str], seed: int, jobs: int, plant: str) -> int:
-    """Gate methods in pinned processes, one a core; the exit status, 1 if any alarms."""
+    """Gate methods in pinned processes, one a core; the exit status: 1 if any alarms, or if a loss
+    is planted and any does not."""
+    if jobs < 1:
+        raise Refused(f"--jobs is {jobs}; allowed: 1 or more")
     missing = stale(names, RESULTS)
     if missing:
         print(missing)
@@ -455,15 +477,46 @@ def run(names: Sequence[str], seed: int, jobs: int, plant: str) -> int:
     parts = []
     for job in range(min(jobs, len(names))):
         pin = ["taskset", "-c", str(cores[job % len(cores)])] if len(cores) > 1 else []
-        parts.append(subprocess.Popen([*pin, *command, *names[job::jobs]]))
+        line = [*pin, *command, *names[job::jobs]]
+        parts.append(subprocess.Popen(line, stdout=subprocess.PIPE, text=True))
+    said = list(relay(parts))
     codes = [p.wait() for p in parts]
     spent = time.perf_counter() - start
-    if any(c not in (0, ALARM) for c in codes):
-        print(f"a part of the gate failed, exit statuses {codes}")
+    told = {words[1] for line in said if (words := line.split())[0] in (LEARNS, ALARMS)}
+    if any(c not in (0, ALARM) for c in codes) or told != set(names):
+        missing = ", ".join(n for n in names if n not in told)
+        print(f"a part of the gate failed, exit statuses {codes}; nothing was said of: {missing}")
         return 2
-    words = "a method does not learn as it did" if any(codes) else "every method learns as it did"
+    bad = sum(line.startswith(ALARMS) for line in said)
+    if plant:
+        print(f"{bad} of {len(names)} planted losses are found, {spent:.0f} s")
+        return int(bad < len(names))
+    words = f"{bad} do not learn as they did" if bad else "every method learns as it did"
     print(f"{words}: {len(names)} of them, {spent:.0f} s")
-    return int(any(codes))
+    return int(bad > 0)
+
+
+def relay(parts: Sequence[subprocess.Popen[str]]) -> Iterable[str]:
+    """Lines of several processes as they come, printed."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read(part: subprocess.Popen[str]) -> None:
+        assert part.stdout is not None
+        with part.stdout as said:
+            for line in said:
+                lines.put(line.rstrip("\n"))
+        lines.put(None)
+
+    for part in parts:
+        threading.Thread(target=read, args=(part,), daemon=True).start()
+    left = len(parts)
+    while left:
+        line = lines.get()
+        if line is None:
+            left -= 1
+        elif line:
+            print(line, flush=True)
+            yield line
 
 
 def calibrate_all(names: Sequence[str], draws: int, again: bool) -> int:
@@ -487,9 +540,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("what", choices=["run", "part", "calibrate", "plant", "table"])
     parser.add_argument("methods", nargs="*", help="none: all")
-    parser.add_argument(
-        "--seed", type=int, default=None, help="of the draws; none: from the system"
-    )
+    parser.add_argument("--seed", default=None, help="of the draws; none: from the system")
     parser.add_argument("--shard", default="0/1", help="part/parts: every so many of the methods")
     parser.add_argument("--draws", type=int, default=DRAWS, help="of a calibration that begins")
     parser.add_argument("--jobs", type=int, default=2, help="processes of run, one a core")
@@ -503,8 +554,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def act(args: argparse.Namespace) -> int:
     """Do it; the exit status."""
     names = chosen(args.methods, args.shard)
-    asked = os.environ.get("SUREFOOT_GATE_SEED")
-    seed = args.seed if args.seed is not None else int(asked) if asked else secrets.randbits(31)
+    asked = os.environ.get("SUREFOOT_GATE_SEED") or str(secrets.randbits(31))
+    word = asked if args.seed is None else args.seed
+    if not word.isdecimal() or int(word) >= 2**31:
+        raise Refused(f"the seed is {word}; allowed: a whole number from 0 to {2**31 - 1}")
+    seed = int(word)
     if args.what == "run":
         return run(names, seed, args.jobs, args.plant)
     if args.what == "part":
@@ -517,7 +571,6 @@ def act(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
     args = arguments(argv)
     if args.what == "table":
         from gate_table import write
@@ -526,10 +579,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         return act(args)
-    except Stale as error:
+    except (Refused, Stale) as error:
         print(error)
         return 2
 
 
 if __name__ == "__main__":
+    # What was calibrated holds for these, whatever else the system has or says.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = " ".join(FLAGS)
     sys.exit(main())

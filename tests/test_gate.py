@@ -353,3 +353,43 @@ def test_any_probe_is_each_of_them():
             state, *got = one.step(state, np.asarray(action), key)
             want, *expected = probe.step(want, np.asarray(action), key)
             assert all(np.array_equal(x, y) for x, y in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("run ppo --jobs 0", "--jobs is 0"),
+        ("calibrate --shard 3/2", "--shard is 3/2"),
+        ("calibrate --shard x", "--shard is x"),
+        ("calibrate ppo --shard 1/2", "leaves none of 1 methods"),
+        ("run ppo --plant x", "--plant is x"),
+        ("run ppo --plant 2", "--plant is 2"),
+        ("run ppo --seed -1", "the seed is -1"),
+        ("run pop", "no method is called pop"),
+    ],
+)
+def test_what_is_not_understood_is_refused_in_a_line(monkeypatch, capsys, typed, said):
+    monkeypatch.setattr(gate, "stale", lambda names, folder: "")
+    assert gate.main(typed.split()) == 2
+    out = capsys.readouterr().out
+    assert said in out and out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("says", "plant", "status"),
+    [
+        ("learns ppo (1 s)\\nlearns npg (1 s)", "", 0),
+        ("learns ppo (1 s)\\nALARM  npg (1 s)", "", 1),
+        ("learns ppo (1 s)", "", 2),  # nothing of npg
+        ("learns ppo (1 s)\\nALARM  npg (1 s)", "0.5", 1),  # one of two is not found
+        ("ALARM  ppo (1 s)\\nALARM  npg (1 s)", "0.5", 0),
+    ],
+)
+def test_the_gate_believes_only_what_is_said(tmp_path, monkeypatch, says, plant, status):
+    """A part that ends well and says nothing of a method is no gate."""
+    part = tmp_path / "part"
+    part.write_text(f"#!/bin/sh\nprintf '{says}\\n'\n")
+    part.chmod(0o755)
+    monkeypatch.setattr(gate, "stale", lambda names, folder: "")
+    monkeypatch.setattr(gate.sys, "executable", str(part))
+    assert gate.run(["ppo", "npg"], 1, 1, plant) == status
