@@ -134,7 +134,7 @@ def line(group: Group) -> list[str]:
         spread,
         kept(results),
         f"{max(r.worst_kl for r in results):.3g}",
-        ", ".join(sorted({r["git"]["commit"][:7] for r in rows})),
+        ", ".join(sorted({r["git"]["commit"][:7] + "+" * r["git"]["changed"] for r in rows})),
     ]
 
 
@@ -157,6 +157,8 @@ def commands(groups: list[Group]) -> list[str]:
     for group in groups:
         word = label(group[0][0])[1]
         seeds = [row["seed"] for row, _ in group]
+        if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
+            raise ValueError(f"{word or group[0][0]['settings_hash']}: seeds {seeds} have gaps")
         if not word:
             key = group[0][0]["settings_hash"]
             word = f"{key}.json"
@@ -236,8 +238,9 @@ def page(store: Store) -> str:
         "studentised with the stratified bootstrap's standard error. Area under the curve: mean "
         "return over environment steps. Spread: distance between the 5th and 95th percentile over "
         "seeds. Bound kept: share of updates. Worst state's KL: the largest of any state in any "
-        "update of any seed. Commits: of the code that made the runs. A method's name alone stands "
-        "for the preset that `surefoot train` takes by itself; a file is one of "
+        "update of any seed. Commits: of the code that made the runs, with + where it had changes "
+        "that were not committed. A method's name alone stands for the preset that `surefoot "
+        "train` takes by itself; a file is one of "
         "`benchmarks/settings`. Rows of one table are not all of one comparison, and no verdict "
         "follows from them: `surefoot compare` gives those.",
         "",
