@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -157,13 +158,13 @@ def commands(groups: list[Group]) -> list[str]:
     for group in groups:
         word = label(group[0][0])[1]
         seeds = [row["seed"] for row, _ in group]
-        if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
-            raise ValueError(f"{word or group[0][0]['settings_hash']}: seeds {seeds} have gaps")
         if not word:
             key = group[0][0]["settings_hash"]
             word = f"{key}.json"
             out.append(f"$ python benchmarks/results_page.py --settings {key} > {word}")
-        together.setdefault((seeds[0], len(seeds)), []).append(word)
+        for first in (x for x in seeds if x - 1 not in seeds):
+            many = next(n for n in itertools.count(1) if first + n not in seeds)
+            together.setdefault((first, many), []).append(word)
     flags = " ".join(own(groups[0][0][0]))
     for (first, many), words in together.items():
         start = f" --seed {first}" if first else ""
