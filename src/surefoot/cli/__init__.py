@@ -44,7 +44,8 @@ def overview() -> str:
     lines += [
         "",
         "surefoot COMMAND --help says more. Exit codes: 0 done, 2 wrong usage, "
-        "3 environment or disk, 4 stopped by the guard, 130 interrupted.",
+        "3 environment or disk, 4 stopped by the guard, or not begun (reproduce --max-hours), "
+        "130 interrupted.",
     ]
     return "\n".join(lines)
 
