@@ -23,14 +23,16 @@ def values(rows: Rows, column: str) -> np.ndarray:
 
 
 def mean_of(column: str, part: slice) -> Callable[[Rows], float | None]:
-    """Mean of a column over a part of the updates, in tenths of the run."""
+    """Mean of a column over a part of the updates, in tenths of the run; None where the run has too
+    few updates to have such a part."""
 
     def read(rows: Rows) -> float | None:
         got = values(rows, column)
         tenth = max(1, len(got) // 10)
         start = 0 if part.start is None else part.start * tenth
         stop = None if part.stop is None else part.stop * tenth
-        return float(np.mean(got[start:stop])) if len(got) else None
+        there = got[start:stop]
+        return float(np.mean(there)) if len(there) else None
 
     return read
 
