@@ -449,18 +449,11 @@ def notes(plan: Plan) -> list[str]:
     """Lines on what differs between the runs of a comparison and is not to be compared: versions of
     environments, and code."""
     from surefoot.experiments.plan import LEARNING_EPOCH
-    from surefoot.experiments.store import env_packages
 
-    seen: dict[tuple[str, str], set[str]] = {}
-    codes: set[str] = set()
-    for run in plan.runs:
-        versions, code = made_with(plan, run)
-        codes |= {code} - {""}
-        for package in set(env_packages(run.cell.env)) & set(versions):
-            seen.setdefault((run.cell.env, package), set()).add(versions[package])
+    codes = {code for run in plan.runs if (code := made_with(plan, run)[1])}
     out = [
-        f"{env}: runs with several versions of {package}: {', '.join(sorted(found))}"
-        for (env, package), found in sorted(seen.items())
+        f"{env}: runs with several versions of {package}: {', '.join(found)}"
+        for (env, package), found in sorted(env_versions(plan).items())
         if len(found) > 1
     ]
     if len(codes) > 1:
@@ -469,6 +462,19 @@ def notes(plan: Plan) -> list[str]:
             f"(epoch {LEARNING_EPOCH})"
         )
     return out
+
+
+def env_versions(plan: Plan) -> dict[tuple[str, str], list[str]]:
+    """(environment, package its dynamics come from) -> the versions that runs were made with."""
+    from surefoot.experiments.store import env_packages
+
+    seen: dict[tuple[str, str], set[str]] = {}
+    for run in plan.runs:
+        versions, _ = made_with(plan, run)
+        for package in env_packages(run.cell.env):
+            if package in versions:
+                seen.setdefault((run.cell.env, package), set()).add(versions[package])
+    return {key: sorted(found) for key, found in seen.items()}
 
 
 def made_with(plan: Plan, run: Run) -> tuple[dict[str, str], str]:

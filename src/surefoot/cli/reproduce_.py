@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,8 @@ and the same command goes on. Without an item: what there is, its budget, how lo
   --out DIR       where tables and pictures go (reproduce/<paper>-<item>-<eight letters>)
   --dry-run       say what would be run and how long it takes, and do nothing
   --quiet         print nothing but the tables
-  --json          print one line of JSON at the end instead of everything else"""
+  --json          print one line of JSON at the end instead of everything else, also of --dry-run
+                  and of what is not begun"""
 
 VALUED = ("--seeds", "--seed", "--steps", "--max-hours", "--jobs", "--store", "--run-dir", "--out")
 LISTS = ("--env", "--method")
@@ -109,6 +110,7 @@ def run(args: Sequence[str]) -> int:
 
     if len(asked.names) < 2:
         chosen = [paper(asked.names[0])] if asked.names else list(all_papers().values())
+        _of_an_item_alone(asked)
         return overview(asked, chosen)
     found = paper(asked.names[0])
     return one(asked, found, found.item(asked.names[1]))
@@ -138,6 +140,17 @@ def parse(args: list[str]) -> Asked:
     if len(names) > 2:
         raise UsageError(f"one item at a time; got {' '.join(names)}. {USAGE}")
     return Asked(names, flags)
+
+
+def _of_an_item_alone(asked: Asked) -> None:
+    """Raise `UsageError` for flags that say nothing of a list."""
+    extra = [name for name in asked.flags if name not in ("--json", "--jobs", "--store")]
+    if extra:
+        verb = "is" if len(extra) == 1 else "are"
+        raise UsageError(
+            f"ITEM is missing; {' '.join(extra)} {verb} of one item: "
+            f"surefoot reproduce {' '.join(asked.names) or 'PAPER'} lists what there is"
+        )
 
 
 def scope_of(asked: Asked, item: Item) -> Scope:
@@ -266,7 +279,14 @@ def one(asked: Asked, paper: Paper, item: Item) -> int:
     head += [f"part      {line}" for line in share(scope)]
     head += [f"estimate  {time.words}" if plan.todo else "estimate  nothing is left to run"]
     if asked.has("--dry-run"):
-        print("\n".join([*head, *plan.lines()]))
+        if asked.has("--json"):
+            each = [
+                {"run": r.name, "state": plan.state[r], "folder": str(r.folder)} for r in plan.runs
+            ]
+            said = standing("planned", asked, plan, time)
+            print(json.dumps(said | {"share": share(scope), "plan": each}))
+        else:
+            print("\n".join([*head, *plan.lines()]))
         return 0
     if aloud:
         print("\n".join([*head, plan.head()]), flush=True)
@@ -283,18 +303,38 @@ def stopped(asked: Asked, paper: Paper, scope: Scope, plan: compare_.Plan, time:
     from surefoot.experiments.reproduce.estimate import duration
 
     todo, all_of_it = len(plan.todo), len(plan.runs)
-    if todo < all_of_it:
-        closing(asked, paper, scope, plan, [f"{todo} of {all_of_it} runs: not begun"])
     words = ["surefoot", "reproduce", *asked.names, *_spelled(asked), "--max-hours"]
+    all_of_it_by = f"{shlex.join(words)} {_hours(time)}"
+    said = standing("stopped", asked, plan, time)
+    said |= {"max_hours": asked.max_hours, "next": all_of_it_by}
+    if todo < all_of_it:
+        closing(asked, paper, scope, plan, [f"{todo} of {all_of_it} runs: not begun"], said)
+    elif asked.has("--json"):
+        print(json.dumps(said))
+    if asked.has("--json"):
+        return 4
+    quick = f"a part in minutes: surefoot reproduce {' '.join(asked.names)} --quick\n          "
     print(
         f"stopped   {todo} of {all_of_it} runs would take about {duration(time.seconds)}, more "
         f"than --max-hours {asked.max_hours:g}; none was begun\n"
-        f"next      all of it: {shlex.join(words)} {_hours(time)}\n"
-        f"          a part in minutes: surefoot reproduce {' '.join(asked.names)} --quick\n"
-        "          a part of your own: --steps N --seeds N --env ID... --method M...",
+        f"next      all of it: {all_of_it_by}\n"
+        f"          {'' if asked.has('--quick') else quick}"
+        "a part of your own: --steps N --seeds N --env ID... --method M...",
         file=sys.stderr,
     )
     return 4
+
+
+def standing(status: str, asked: Asked, plan: compare_.Plan, time: Estimate) -> dict[str, Any]:
+    """What `--json` says where nothing was run."""
+    return {
+        "status": status,
+        "command": command_of(asked),
+        "estimate_seconds": time.seconds,
+        "estimate": time.words if plan.todo else time.source,
+        "runs": len(plan.runs),
+        "todo": len(plan.todo),
+    }
 
 
 def _spelled(asked: Asked) -> list[str]:
@@ -312,8 +352,16 @@ def _hours(time: Estimate) -> int:
     return max(1, int(1.5 * time.seconds / 3600) + 1)
 
 
-def closing(asked: Asked, paper: Paper, scope: Scope, plan: compare_.Plan, lost: list[str]) -> int:
-    """Write and print what is finished. 3 where nothing is."""
+def closing(
+    asked: Asked,
+    paper: Paper,
+    scope: Scope,
+    plan: compare_.Plan,
+    lost: list[str],
+    standing: Mapping[str, Any] | None = None,
+) -> int:
+    """Write and print what is finished, with `standing` in the line of `--json`. 3 where nothing
+    is."""
     from surefoot.experiments import table
     from surefoot.experiments.plan import LEARNING_EPOCH, digest
     from surefoot.experiments.reproduce import beside
@@ -327,6 +375,7 @@ def closing(asked: Asked, paper: Paper, scope: Scope, plan: compare_.Plan, lost:
         scope, values_of(plan, scope, comparison.results)
     )
     said |= {
+        "made_with": made_with(plan),
         "versions": beside.version_lines(paper.name, scope),
         "missing": list(comparison.missing),
         "notes": list(comparison.notes),
@@ -334,15 +383,25 @@ def closing(asked: Asked, paper: Paper, scope: Scope, plan: compare_.Plan, lost:
     cells = [[c.label, c.env, c.hash] for c in plan.cells]
     key = digest([cells, list(scope.seeds), LEARNING_EPOCH])
     folder = asked.path("--out") or Path("reproduce") / f"{paper.name}-{scope.item.name}-{key}"
-    files = compare_.write_files(comparison, table.summary(comparison), folder)
+    summary = table.summary(comparison) | compare_.whereabouts(plan, folder)
+    files = compare_.write_files(comparison, summary, folder)
     write_whole(folder / "reproduce.md", beside.page(said))
-    write_whole(folder / "reproduce.json", json.dumps(said, indent=1) + "\n")
+    write_whole(folder / "reproduce.json", json.dumps(said, indent=1, allow_nan=False) + "\n")
     if asked.has("--json"):
-        print(json.dumps(said | {"folder": str(folder)}))
+        state = standing or {"status": "incomplete" if comparison.missing else "finished"}
+        print(json.dumps(said | {"folder": str(folder)} | dict(state), allow_nan=False))
     else:
         print("\n".join(beside.lines(said)))
         print(f" files    {folder}/{{{','.join([*FILES, *files])}}}")
     return 0 if any(comparison.results.values()) or lost else 3
+
+
+def made_with(plan: compare_.Plan) -> dict[str, list[str]]:
+    """Environment -> the packages its dynamics come from, with the versions of the runs."""
+    out: dict[str, list[str]] = {}
+    for (env, package), versions in compare_.env_versions(plan).items():
+        out.setdefault(env, []).append(f"{package} {' and '.join(versions)}")
+    return out
 
 
 def values_of(
