@@ -2,8 +2,10 @@
 the tables."""
 
 import dataclasses
+import inspect
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from surefoot.experiments.reproduce import beside, estimate, items, measures, pa
 from surefoot.experiments.reproduce.items import Entrant, Number, Task
 from surefoot.experiments.reproduce.papers import all_items, all_papers, paper
 from surefoot.experiments.reproduce.papers import fixpo as fixpo_paper
-from surefoot.experiments.reproduce.versions import VERSIONS
+from surefoot.experiments.reproduce.versions import ENVPOOL_MUJOCO, PHYSICS, VERSIONS
 from surefoot.experiments.store import Store
 from test_store import fabricate
 
@@ -229,8 +231,15 @@ def test_the_version_map_covers_every_task_of_every_item():
     for p, item in all_items():
         for task in item.tasks:
             assert p.name in VERSIONS[task.plain].then, f"{p.name}: {task.plain}"
-        for line in beside.version_lines(p.name, items.whole(item)):
+        lines = beside.version_lines(p.name, items.whole(item))
+        for line, _ in zip(lines, item.tasks, strict=False):
             assert " -> " in line and "Expect: " in line
+        about = lines[len(item.tasks) :]
+        pooled = [t.plain for t in item.tasks if t.env.startswith("envpool:")]
+        assert about[0].endswith(f"EnvPool's own implementation of {', '.join(pooled)}")
+        mujoco = any(PHYSICS in VERSIONS[name].changed for name in pooled)
+        assert about[1:] == [ENVPOOL_MUJOCO] * mujoco
+    assert beside.version_lines("mcpo", scope(["mcpo", "table1", "--env", "Pendulum-v1"]))[1:] == []
     assert {t.plain for _, i in all_items() for t in i.tasks} == set(VERSIONS)
 
 
@@ -239,12 +248,55 @@ def test_a_task_that_stands_in_is_said_to():
     assert line == "LunarLander-v3: not the paper's task for this"
 
 
+MUJOCO = sorted(v.now for v in VERSIONS.values() if PHYSICS in v.changed)
+SWITCHED = {
+    "Ant-v5": {"legacy_healthy_reward": False, "use_contact_force": True,
+               "exclude_worldbody_contact_forces": True},
+    "Hopper-v5": {"legacy_healthy_reward": False},
+    "Humanoid-v5": {"legacy_healthy_reward": False, "use_contact_force": True,
+                    "exclude_worldbody_observations": True, "exclude_root_actuator_forces": True},
+    "HumanoidStandup-v5": {"exclude_worldbody_observations": True,
+                           "exclude_root_actuator_forces": True},
+    "InvertedDoublePendulum-v5": {"reward_if_not_terminated": True, "constraint_obs_dim": 1},
+    "Reacher-v5": {"reward_after_step": True, "obs_include_z_distance": False},
+    "Walker2d-v5": {"legacy_healthy_reward": False, "xml_file": "walker2d_v5.xml"},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUJOCO)
+def test_what_is_said_of_envpools_v5_is_so(name):
+    """Sizes, weights, switches of what is listed, and Walker2d's feet."""
+    envpool, gym = pytest.importorskip("envpool"), pytest.importorskip("gymnasium")
+    pytest.importorskip("mujoco")
+    spec = envpool.make_spec(name)
+    settings = spec.config._asdict()
+    env = gym.make(name).unwrapped
+    assert spec.observation_space.shape == env.observation_space.shape
+    defaults = inspect.signature(type(env).__init__).parameters
+    weights = {k for k in settings if k.endswith("_weight") or k == "healthy_reward"}
+    for key in weights & set(defaults):
+        assert settings[key] == pytest.approx(defaults[key].default), key
+    env.close()
+    assert settings.items() >= SWITCHED.get(name, {}).items()
+    assert set(SWITCHED) <= set(MUJOCO)
+    listed = any(c.startswith(("v4: ", "v5: ")) for c in VERSIONS[name].changed if c != PHYSICS)
+    assert listed == (name in SWITCHED)
+    if name == "Walker2d-v5":
+        folder = Path(settings["base_path"]) / "mujoco" / "assets_gym"
+        model = next(p for p in (folder, folder.parents[1]) if p.is_dir())
+        (xml,) = model.rglob("walker2d_v5_envpool.xml")
+        feet = [x for x in xml.read_text().splitlines() if '"foot_' in x and "<geom" in x]
+        assert len(feet) == 2 and all('friction="1.9"' in x for x in feet)
+
+
 def test_the_page_holds_the_tables_of_the_data():
     text = (ROOT / "docs" / "reproduce.md").read_text()
     assert pages.written(text) == text, (
         "python -m surefoot.experiments.reproduce.pages docs/reproduce.md writes them anew"
     )
     assert all(f"| {v.now} |" in text for v in VERSIONS.values())
+    assert " ".join(ENVPOOL_MUJOCO.split()) in " ".join(text.split())
     assert all(x.title in text for p in all_papers().values() for x in p.later)
 
 
@@ -265,6 +317,8 @@ WRONG = [
     (["mcpo", "table1", "--max-hours", "soon"], "--max-hours is soon"),
     (["mcpo", "table1", "--quick", "3"], "--quick takes no value"),
     (["mcpo", "table1", "figure1"], "one item at a time"),
+    (["fixpo", "--env", "Nope-v5", "--quick"], "ITEM is missing; --env --quick are of one item"),
+    (["--steps", "1m"], "ITEM is missing; --steps is of one item: surefoot reproduce PAPER"),
 ]
 
 
@@ -302,6 +356,35 @@ def test_a_dry_run_runs_nothing(capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "15 to train" in said and "5.36 %" in said and "estimate  about" in said
     assert not list(Path().iterdir())
+
+
+def test_a_dry_run_and_what_is_not_begun_are_one_line_of_json(capsys, monkeypatch):
+    nothing_is_run(monkeypatch)
+    args = ["mcpo", "table1", "--quick", "--jobs", "2", "--json"]
+    time = reproduce_.estimate_of(reproduce_.plan_of(reproduce_.parse(args), scope(args), None))
+
+    def said(code, *more):
+        assert main(["reproduce", *args, *more]) == code
+        out, err = capsys.readouterr()
+        assert not err and out.count("\n") == 1
+        return json.loads(out)
+
+    planned, stopped = said(0, "--dry-run"), said(4, "--max-hours", "0.01")
+    assert planned["status"] == "planned" and stopped["status"] == "stopped"
+    for one in (planned, stopped):
+        assert (one["runs"], one["todo"]) == (15, 15)
+        assert one["estimate_seconds"] == time.seconds
+        assert one["command"] == "surefoot reproduce mcpo table1 --quick"
+    assert [r["state"] for r in planned["plan"]] == ["train"] * 15
+    assert "5.36 %" in planned["share"][0] and stopped["max_hours"] == 0.01
+    assert stopped["next"].endswith("--json --max-hours 1")
+    args = ["mcpo", "table1", "--env", "Pendulum-v1", "--method", "mcpo-5", "mcpo-10", "--json"]
+    args += ["--seeds", "1"]
+    made(args, {("mcpo-10", 0)})
+    part = said(4, "--max-hours", "0.001")  # the table of what is there, in the same line
+    assert (part["status"], part["runs"], part["todo"]) == ("stopped", 2, 1)
+    rows = part["tasks"]["Pendulum-v1"]["score"]["rows"]
+    assert rows["mcpo-5"]["ours"] is not None and rows["mcpo-10"]["ours"] is None
 
 
 # How long it takes.
@@ -356,8 +439,16 @@ def test_what_is_finished_is_shown_where_the_rest_takes_too_long(capsys, monkeyp
     args = made(["mcpo", "table1", "--env", "Pendulum-v1", "--seeds", "1"], {("mcpo-5", 0)})
     assert main([*args, "--max-hours", "0.001"]) == 4
     out, err = capsys.readouterr()
-    assert "1 of 8 runs would take" in err
+    assert "1 of 8 runs would take" in err and " --quick\n" in err
     assert "-591.31 ± 229.32" in out and " missing  1 of 8 runs: not begun" in out
+
+
+def test_the_quick_part_is_not_told_to_those_who_asked_for_it(capsys, monkeypatch):
+    nothing_is_run(monkeypatch)
+    assert main(["reproduce", "mcpo", "table1", "--quick", "--max-hours", "0.001"]) == 4
+    err = capsys.readouterr().err
+    assert "a part in minutes" not in err and "a part of your own: --steps N" in err
+    assert err.count("--quick") == 1  # in the line that does all of it
 
 
 # Measures.
@@ -375,6 +466,8 @@ def test_measures_by_hand():
     assert measures.LOG_RATIO_LOW.of(rows) == pytest.approx(math.log(0.5))
     assert measures.LOG_RATIO_HIGH.of(rows) == pytest.approx(math.log(2))
     assert measures.LOG_RATIO_LOW.of([{"ratio_min": 0.0}]) is None
+    assert measures.FIXUP_START.of(rows[:2]) == 0 and measures.FIXUP_LATER.of(rows[:2]) is None
+    assert measures.FIXUP_LATER.of(rows[:3]) == 2  # the shortest run that has a third tenth
     for measure in (measures.FIXUP_LATER, sigma, measures.LOG_RATIO_HIGH):
         assert measure.of([{"env_steps": 1}]) is None and measure.of([]) is None
 
@@ -416,15 +509,68 @@ def test_cohens_d_by_hand():
     )
 
 
-def one_task(paper_numbers, ours, effect=True):
+def test_effect_sizes_are_held_against_the_best_that_has_a_deviation():
+    column = {"a": (1.0, 1.0), "b": (3.0, 1.0), "c": (9.0, None), "d": (None, None)}
+    assert beside.effects(column) == {"a": 2, "b": 0}
+    assert beside.effects(column, -1) == {"a": 0, "b": 2} and beside.effects({}) == {}
+
+
+def one_task(paper_numbers, ours, effect=True, steps=10, **changes):
     """What is said of a task with these numbers."""
     task = Task("Pendulum-v1", 10, 4, {(k, "score"): n for k, n in paper_numbers.items()})
     rows = tuple(Entrant(k, k.upper(), "ppo") for k in ours)
     item = dataclasses.replace(
-        MCPO_1, tasks=(task,), entrants=rows, effect_size=effect, baseline=next(iter(ours))
-    )
+        MCPO_1, tasks=(task,), entrants=rows, effect_size=effect, baseline=next(iter(ours)),
+        **changes,
+    )  # fmt: skip
     values = {(k, "Pendulum-v1", "score"): v for k, v in ours.items()}
-    return beside.compared(items.whole(item), values)
+    return beside.compared(items.narrowed(items.whole(item), steps=steps), values)
+
+
+def says(paper_numbers, ours, **changes):
+    """The sentences of a task, paper's numbers given by their means."""
+    numbers = {k: Number(v) for k, v in paper_numbers.items()}
+    said = one_task(numbers, ours, effect=False, **changes)
+    return said["tasks"]["Pendulum-v1"]["score"]["says"]
+
+
+def test_ties_are_named_and_places_are_among_the_same_rows():
+    ours = {"a": [2.0, 2.0], "b": [3.0, 3.0], "c": [3.0, 3.0], "ours": [9.0, 9.0]}
+    best = [x for x in says({"a": 5.0, "b": 1.0, "c": 2.0}, ours) if x.startswith("best")]
+    assert best == [
+        "best of these in the paper: A, ours: B (shared with C); A is number 3 here"
+    ]  # the row that the paper has not is no rival of its rows
+    ours = {"a": [2.0, 2.0], "b": [2.0, 2.0], "c": [3.0, 3.0]}
+    (best,) = (x for x in says({"a": 5.0, "b": 5.0, "c": 2.0}, ours) if x.startswith("best"))
+    assert best == (
+        "best of these in the paper: A (shared with B), ours: C; A is number 2 here (shared with B)"
+    )
+    ours = {"a": [3.0, 3.1], "b": [3.0, 3.1], "c": [1.0, 1.1]}
+    best = says({"a": 1.0, "b": 5.0, "c": 2.0}, ours)[1]
+    assert best == "best of these in the paper: B, ours: A (shared with B)"
+    ours = {"a": [1.0, 1.1], "b": [1.0, 1.1]}
+    assert says({"a": 7.0}, ours)[-1:] == ["best here: A (shared with B)"]
+
+
+def test_at_other_steps_the_papers_numbers_are_not_said_to_be_comparable():
+    numbers = {"a": Number(10, 1), "b": Number(20, 2)}
+    ours = {"a": [14.0, 15.0, 16.0], "b": [19.0, 20.0, 21.0]}
+    same, fewer = one_task(numbers, ours), one_task(numbers, ours, steps=1_000_000)
+    unstated = one_task(numbers, ours, steps_stated=False)
+    blocks = [s["tasks"]["Pendulum-v1"]["score"] for s in (same, fewer, unstated)]
+    assert [beside.grid(b)[0][5] for b in blocks] == [
+        "ours - paper",
+        "ours at 1,000,000 - paper at 10",
+        "ours at 10 - paper (steps not stated)",
+    ]
+    assert [any("95 % interval" in x for x in b["says"]) for b in blocks] == [True, False, False]
+    assert blocks[1]["says"][0] == "ours are at 1,000,000 steps, the paper's runs at 10 steps"
+    assert "the paper's runs of which it states no steps" in blocks[2]["says"][0]
+    inside = [b["rows"]["b"]["difference"]["paper_inside"] for b in blocks]
+    assert inside == [True, None, None]
+    assert all(b["rows"]["a"]["difference"]["value"] == 5 for b in blocks)
+    quick = scope(["mcpo", "table2", "--quick"])
+    assert beside.paper_steps(quick, quick.tasks[0]) == 10_000_000 > quick.tasks[0].steps
 
 
 def test_a_table_by_hand():
@@ -446,7 +592,7 @@ def test_a_table_by_hand():
         "the paper's mean lies in our 95 % interval in 0 of 2",
         "best of these in the paper: B, ours: A; B is number 2 here",
     ]
-    table = beside.grid(block["rows"])
+    table = beside.grid(block)
     assert table[0][-2:] == ["paper's d", "d"]
     assert table[1][1:6] == ["3", "10 ± 1", "15.0 ± 1.000", table[1][4], "+5.000 (+50 %)"]
     assert table[3][1:4] == ["0", "slow", "not run"]
@@ -497,12 +643,48 @@ def test_a_store_is_printed_beside_the_paper(capsys, monkeypatch):
     assert {"reproduce.md", "reproduce.json", "table.md", "results.csv"} <= set(files)
     said = json.loads(files["reproduce.json"])
     assert said["command"] == "surefoot reproduce mcpo table1 --quick"
-    assert said["paper"] == "mcpo" and len(said["versions"]) == 1
+    assert said["paper"] == "mcpo" and len(said["versions"]) == 2
+    made_with = Store(Path("store")).rows().popitem()[1]["env_versions"]
+    assert said["made_with"] == {"envpool:LunarLander-v3": [f"envpool {made_with['envpool']}"]}
+    assert f" ran with envpool {made_with['envpool']}\n" in out
     page = files["reproduce.md"].decode()
     assert page.count("| MCPO, N 40 |") == 1 and "267.19 ± 13.42" in page
     assert main([*again, "--quiet"]) == 0
     assert capsys.readouterr().out.startswith(" mean return of the last 100")
     assert files == {p.name: p.read_bytes() for p in Path("out").iterdir()}
+
+
+@pytest.mark.slow
+def test_report_reads_what_reproduce_wrote(capsys, monkeypatch):
+    """Of run folders, of the store alone, and of a folder that was moved with its runs."""
+    nothing_is_run(monkeypatch)
+    args = ["mcpo", "table1", "--env", "Pendulum-v1", "--method", "mcpo-10", "table-1-ppo"]
+    args += ["--seeds", "2", "--store", "w/store", "--run-dir", "w/runs", "--out", "w/out"]
+    assert main([*made(args, table_1_ppo=50.0), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["status"] == "finished"
+    assert said["made_with"]["Pendulum-v1"][0].startswith("gymnasium ")
+
+    def reported(folder):
+        assert main(["report", folder, "--no-pictures", "--json"]) == 0
+        got = json.loads(capsys.readouterr().out)
+        page = (Path(got["folder"]) / got["files"][0]).read_text()
+        assert "mcpo-10" in page and "table-1-ppo" in page and said["command"] in page
+        assert not any("missing" in note for note in got["notes"])
+
+    reported("w/out")
+    Path("w").rename("moved")
+    reported("moved/out")
+    shutil.rmtree("moved/runs")
+    reported("moved/out")
+
+
+def test_numbers_that_json_has_not_are_not_written(capsys, monkeypatch):
+    args = made(["mcpo", "table1", "--env", "Pendulum-v1", "--method", "mcpo-5", "--seeds", "1"])
+    monkeypatch.setattr(reproduce_, "values_of", lambda plan, scope, results: {
+        ("mcpo-5", "Pendulum-v1", "score"): [math.nan]})  # fmt: skip
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        main(args)
 
 
 def test_a_run_that_failed_is_named_and_its_code_is_kept(capsys, monkeypatch):

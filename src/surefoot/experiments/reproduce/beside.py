@@ -13,7 +13,7 @@ import numpy as np
 
 from surefoot.experiments import statistics as st
 from surefoot.experiments.reproduce.items import Measure, Number, Scope, Task, share
-from surefoot.experiments.reproduce.versions import VERSIONS
+from surefoot.experiments.reproduce.versions import ENVPOOL, ENVPOOL_MUJOCO, PHYSICS, VERSIONS
 from surefoot.experiments.table import markdown, text
 
 INDIFFERENT = 0.5
@@ -79,12 +79,18 @@ def compared(scope: Scope, values: Values) -> dict[str, Any]:
 
 
 def version_lines(paper: str, scope: Scope) -> list[str]:
-    """Versions then and now of the tasks of a scope; of one that stands in for another, that."""
+    """Versions then and now of the tasks of a scope; of one that stands in for another, that; and
+    what is known of EnvPool's implementation, where tasks are of it."""
     out = []
     for task in scope.tasks:
         v = VERSIONS[task.plain]
         stands_in = task in scope.foreign
         out.append(f"{task.plain}: not the paper's task for this" if stands_in else v.line(paper))
+    pooled = [t for t in scope.tasks if t not in scope.foreign and t.env.startswith("envpool:")]
+    if pooled:
+        out.append(ENVPOOL.format(tasks=", ".join(t.plain for t in pooled)))
+    if any(PHYSICS in VERSIONS[t.plain].changed for t in pooled):
+        out.append(ENVPOOL_MUJOCO)
     return out
 
 
@@ -99,20 +105,39 @@ def _task(scope: Scope, task: Task, measure: Measure, values: Values) -> dict[st
         for e in scope.entrants
         if (number := task.paper.get((e.label, measure.name)))
     }
-    foreign = task in scope.foreign
+    both = [] if task in scope.foreign else [k for k in paper if k in ours]
+    both = [k for k in both if paper[k].mean is not None]
+    steps = paper_steps(scope, task)
     d = scope.item.effect_size and bool(measure.better)
-    theirs = _effects({k: n for k, n in task.paper.items() if k[1] == measure.name}) if d else {}
-    sizes = _our_effects(ours, measure) if d else {}
+    column = {label: n for (label, name), n in task.paper.items() if name == measure.name}
+    theirs = effects({k: (n.mean, n.std) for k, n in column.items()}, measure.better) if d else {}
+    sizes = effects({k: (o.mean, o.std) for k, o in ours.items()}, measure.better) if d else {}
     rows = {
-        e.label: _row(e.words, paper.get(e.label), ours.get(e.label), foreign)
+        e.label: _row(e.words, paper.get(e.label), ours.get(e.label))
+        | {
+            "difference": _difference(paper[e.label], ours[e.label], task.steps == steps)
+            if e.label in both
+            else None
+        }
         | ({"paper_d": _plain(theirs.get(e.label)), "d": _plain(sizes.get(e.label))} if d else {})
         for e in scope.entrants
     }
-    return {"rows": rows, "says": _sentences(scope, measure, paper, ours, foreign)}
+    says = _sentences(scope, measure, paper, ours, both, task.steps == steps)
+    if both and task.steps != steps:
+        at = "of which it states no steps" if steps is None else f"at {steps:,} steps"
+        says = [f"ours are at {task.steps:,} steps, the paper's runs {at}", *says]
+    return {"steps": task.steps, "paper_steps": steps, "rows": rows, "says": says}
 
 
-def _row(words: str, paper: Number | None, ours: Ours | None, foreign: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {"words": words, "paper": None, "ours": None, "difference": None}
+def paper_steps(scope: Scope, task: Task) -> int | None:
+    """Environment steps of the runs that a paper's numbers of a task are of; None where it does not
+    say, and of a task that stands in for another."""
+    own = {t.env: t.steps for t in scope.item.tasks}
+    return own.get(task.env) if scope.item.steps_stated else None
+
+
+def _row(words: str, paper: Number | None, ours: Ours | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"words": words, "paper": None, "ours": None}
     if paper is not None:
         row["paper"] = {k: v for k, v in vars(paper).items() if v not in (None, "")}
         row["paper"]["text"] = paper.text
@@ -126,32 +151,30 @@ def _row(words: str, paper: Number | None, ours: Ours | None, foreign: bool) -> 
         "low": low,
         "high": high,
     }
-    if paper is not None and paper.mean is not None and not foreign:
-        inside = None if low is None or high is None else low <= paper.mean <= high
-        row["difference"] = {
-            "value": ours.mean - paper.mean,
-            "share": (ours.mean - paper.mean) / abs(paper.mean) if paper.mean else None,
-            "paper_inside": inside,
-        }
     return row
 
 
-def _effects(numbers: Mapping[tuple[str, str], Number]) -> dict[str, float]:
-    """Effect sizes of a paper's column against its best mean."""
-    whole = {
-        label: (n.mean, n.std)
-        for (label, _), n in numbers.items()
-        if n.mean is not None and n.std is not None
+def _difference(paper: Number, ours: Ours, same_steps: bool) -> dict[str, Any]:
+    """Ours minus the paper's; whether the paper's mean lies in our interval is said at the paper's
+    steps alone."""
+    assert paper.mean is not None
+    apart, ends = ours.mean - paper.mean, ours.interval if same_steps else None
+    return {
+        "value": apart,
+        "share": apart / abs(paper.mean) if paper.mean else None,
+        "paper_inside": None if ends is None else ends[0] <= paper.mean <= ends[1],
     }
-    best = max(whole.values(), default=None)
-    return {} if best is None else {k: effect_size(v, best) for k, v in whole.items()}
 
 
-def _our_effects(ours: Mapping[str, Ours], measure: Measure) -> dict[str, float]:
-    whole = {k: (o.mean, o.std) for k, o in ours.items() if o.std is not None}
+def effects(
+    column: Mapping[str, tuple[float | None, float | None]], better: int = 1
+) -> dict[str, float]:
+    """Effect sizes of a column of (mean, deviation) against its best mean: the largest, or with
+    `better` -1 the smallest. Rows without a deviation have none, and are not the best."""
+    whole = {k: (m, s) for k, (m, s) in column.items() if m is not None and s is not None}
     if not whole:
         return {}
-    best = max(whole.values(), key=lambda v: measure.better * v[0])
+    best = max(whole.values(), key=lambda v: better * v[0])
     return {k: effect_size(v, best) for k, v in whole.items()}
 
 
@@ -164,34 +187,63 @@ def _sentences(
     measure: Measure,
     paper: Mapping[str, Number],
     ours: Mapping[str, Ours],
-    foreign: bool,
+    both: Sequence[str],
+    same_steps: bool,
 ) -> list[str]:
-    """What agrees and what does not, from the numbers alone."""
-    told = {k: n.mean for k, n in paper.items() if n.mean is not None}
-    both = [k for k in told if k in ours and not foreign]
+    """What agrees and what does not, from the numbers alone. `both`: the rows of which there is a
+    number of the paper's and one of ours, which alone are held against each other."""
+    told = {k: mean for k in both if (mean := paper[k].mean) is not None}
     words = {e.label: e.words for e in scope.entrants}
     out = []
-    ends = {k: i for k in both if (i := ours[k].interval) is not None}
+    ends = {k: i for k in both if (i := ours[k].interval) is not None} if same_steps else {}
     inside = [k for k, (low, high) in ends.items() if low <= told[k] <= high]
     if ends:
         out.append(f"the paper's mean lies in our 95 % interval in {len(inside)} of {len(ends)}")
-    if measure.better and len(ours) > 1:
-        means = {k: o.mean for k, o in ours.items()}
-        first = max(means, key=lambda k: measure.better * means[k])
-        if len(both) > 1:
-            theirs = max(both, key=lambda k: measure.better * told[k])
-            place = 1 + sum(measure.better * (means[k] - means[theirs]) > 0 for k in both)
-            out.append(
-                f"best of these in the paper: {words[theirs]}, ours: {words[first]}"
-                + ("" if theirs == first else f"; {words[theirs]} is number {place} here")
-            )
-        else:
-            out.append(f"best here: {words[first]}")
+    if measure.better and len(both) > 1:
+        out.append(_order(told, {k: ours[k].mean for k in both}, measure.better, words))
+    elif measure.better and len(ours) > 1:
+        (first, *_) = _places({k: o.mean for k, o in ours.items()}, measure.better)
+        out.append(f"best here: {_shared(first, words)}")
     if len(both) > 2:
-        r = _rank_correlation([told[k] for k in both], [ours[k].mean for k in both])
+        r = _rank_correlation(list(told.values()), [ours[k].mean for k in both])
         if r is not None:
             out.append(f"rank correlation of the paper's order and ours {r:.2f}")
     return out
+
+
+def _order(
+    told: Mapping[str, float], means: Mapping[str, float], better: int, words: Mapping[str, str]
+) -> str:
+    """Who is best in the paper and who is here, of the same rows; and where the paper's best are
+    here, unless one of them is best here too."""
+    (theirs, *_), places = _places(told, better), _places(means, better)
+    said = f"best of these in the paper: {_shared(theirs, words)}, "
+    said += f"ours: {_shared(places[0], words)}"
+    if set(theirs) & set(places[0]):
+        return said
+    for number, place in zip(_numbers(places), places, strict=True):
+        for label in [k for k in place if k in theirs][:1]:
+            tied = [label, *(k for k in place if k != label)]
+            said += f"; {_shared(tied, words, f'is number {number} here')}"
+    return said
+
+
+def _places(means: Mapping[str, float], better: int) -> list[list[str]]:
+    """Labels by their means, the best first; those that tie share a place."""
+    at = sorted(set(means.values()), key=lambda x: -better * x)
+    return [[k for k, mean in means.items() if mean == x] for x in at]
+
+
+def _numbers(places: Sequence[Sequence[str]]) -> list[int]:
+    """The number of each place: one more than there are labels before it."""
+    return [1 + sum(map(len, places[:i])) for i in range(len(places))]
+
+
+def _shared(labels: Sequence[str], words: Mapping[str, str], then: str = "") -> str:
+    """`MCPO, N 5 (shared with PPO)`: a label, and those it ties with."""
+    first, *others = (words[k] for k in labels)
+    tie = f"(shared with {' and '.join(others)})" if others else ""
+    return " ".join(x for x in (first, then, tie) if x)
 
 
 def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -207,10 +259,11 @@ def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
 # Words.
 
 
-def grid(rows: Mapping[str, Any]) -> list[list[str]]:
+def grid(block: Mapping[str, Any]) -> list[list[str]]:
     """The table of a task and a measure, header first."""
+    rows = block["rows"]
     d = any("d" in row for row in rows.values())
-    head = ["", "seeds", "paper", "ours: mean ± deviation", "95 % interval", "ours - paper"]
+    head = ["", "seeds", "paper", "ours: mean ± deviation", "95 % interval", _minus(block)]
     out = [head + ["paper's d", "d"] * d]
     for row in rows.values():
         ours, apart = row["ours"], row["difference"]
@@ -219,6 +272,15 @@ def grid(rows: Mapping[str, Any]) -> list[list[str]]:
         cells += [*_ours(ours), _apart(apart)]
         out.append(cells + [_d(row.get("paper_d")), _d(row.get("d"))] * d)
     return out
+
+
+def _minus(block: Mapping[str, Any]) -> str:
+    """The head of the column of differences: with the steps of both, unless they are the same."""
+    ours, paper = block["steps"], block["paper_steps"]
+    if ours == paper or all(row["difference"] is None for row in block["rows"].values()):
+        return "ours - paper"
+    at = "(steps not stated)" if paper is None else f"at {paper:,}"
+    return f"ours at {ours:,} - paper {at}"
 
 
 def _ours(ours: Mapping[str, Any] | None) -> list[str]:
@@ -240,14 +302,19 @@ def _d(x: Any) -> str:
     return "-" if x is None else x if isinstance(x, str) else f"{x:.2f}"
 
 
-def _blocks(said: Mapping[str, Any]) -> list[tuple[str, list[list[str]], list[str]]]:
-    """(heading, table, sentences) of every task and measure."""
+def _blocks(said: Mapping[str, Any]) -> list[tuple[str, list[list[str]], list[tuple[str, str]]]]:
+    """(heading, table, (kind, line) of what stands under it) of every task and measure; under the
+    last of a task also the packages that its runs were made with."""
     several = len(said["measures"]) > 1
     out = []
     for env, by_measure in said["tasks"].items():
+        under = list[tuple[str, str]]()
         for name, block in by_measure.items():
             heading = f"{env}, {said['measures'][name]}" if several else env
-            out.append((heading, grid(block["rows"]), block["says"]))
+            under = [("says", line) for line in block["says"]]
+            out.append((heading, grid(block), under))
+        if found := said.get("made_with", {}).get(env):
+            under.append(("ran with", ", ".join(found)))
     return out
 
 
@@ -263,8 +330,8 @@ def _notes(said: Mapping[str, Any]) -> list[tuple[str, str]]:
 def lines(said: Mapping[str, Any]) -> list[str]:
     """What a terminal shows."""
     out = [] if len(said["measures"]) > 1 else [f" {next(iter(said['measures'].values()))}"]
-    for heading, table, says in _blocks(said):
-        out += [f" {heading}", *text(table), *(f" says     {line}" for line in says)]
+    for heading, table, under in _blocks(said):
+        out += [f" {heading}", *text(table), *(f" {kind:<8} {line}" for kind, line in under)]
     return out + [f" {kind:<8} {line}" for kind, line in _notes(said)]
 
 
@@ -275,7 +342,8 @@ def page(said: Mapping[str, Any]) -> str:
     if len(said["measures"]) == 1:
         out.append(f"Shown: {next(iter(said['measures'].values()))}.")
     out.append("")
-    for heading, table, says in _blocks(said):
-        out += [f"## {heading}", "", *markdown(table), "", *(f"- {line}" for line in says), ""]
+    for heading, table, under in _blocks(said):
+        said_under = [f"- {line}" if kind == "says" else f"- {kind} {line}" for kind, line in under]
+        out += [f"## {heading}", "", *markdown(table), "", *said_under, ""]
     out += [f"- {kind}: {line}" for kind, line in _notes(said)]
     return "\n".join(out).rstrip() + "\n"

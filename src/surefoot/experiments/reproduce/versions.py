@@ -2,7 +2,8 @@
 to expect of it.
 
 What changed is from the version histories in Gymnasium 1.4's own sources, an entry a version; only
-what moves observations, rewards or dynamics is listed.
+what moves observations, rewards or dynamics is listed. Most runs are of EnvPool's own
+implementation of a task, of which `ENVPOOL` and `ENVPOOL_MUJOCO` say what is known.
 """
 
 from __future__ import annotations
@@ -14,6 +15,20 @@ PHYSICS = (
     "2.3.3 or later"
 )
 """What changed in every MuJoCo task."""
+
+ENVPOOL = (
+    "the lists of what changed are from Gymnasium's version histories, while the runs here are of "
+    "EnvPool's own implementation of {tasks}"
+)
+"""What a table says where tasks are EnvPool's."""
+ENVPOOL_MUJOCO = (
+    "EnvPool's documentation says that its MuJoCo tasks follow Gymnasium 1.2.3's v4 and v5, on "
+    "MuJoCo 3.6.0; the v5 tasks of EnvPool 1.2.5 have the sizes of observations, the weights of "
+    "rewards and the switches for what is listed of v5; that rewards and dynamics are equal was "
+    "not measured"
+)
+"""What is known of EnvPool's v5: from its documentation (env/mujoco_gym), and from the package (the
+settings that its registry gives a task, its models), as tests/test_reproduce.py holds it."""
 
 
 @dataclass(frozen=True)
