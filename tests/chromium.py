@@ -56,6 +56,13 @@ class Chromium:
         os.close(theirs_in)
         os.close(theirs_out)
         self._session: str | None = None
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(self) -> None:
         page = next(t for t in self("Target.getTargets")["targetInfos"] if t["type"] == "page")
         attached = self("Target.attachToTarget", targetId=page["targetId"], flatten=True)
         self._session = attached["sessionId"]
@@ -66,8 +73,12 @@ class Chromium:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the browser, and remove what it left."""
         with contextlib.suppress(Exception):
-            self._session = None
+            self._session, self.seconds = None, 10.0
             self("Browser.close")
         try:
             self._process.wait(10)
