@@ -26,7 +26,7 @@ from surefoot.config import from_json, method_name, read_config, to_json
 from surefoot.experiments import statistics as st
 from surefoot.experiments.plan import LEARNING_EPOCH, WITHOUT_EFFECT, settings_hash
 from surefoot.experiments.store import Store
-from surefoot.experiments.table import bound_words, markdown
+from surefoot.experiments.table import bound_words, markdown, share_kept, updates_kept
 from surefoot.methods import METHODS
 
 HERE = Path(__file__).resolve().parent
@@ -142,8 +142,8 @@ def line(group: Group) -> list[str]:
 def kept(results: Any) -> str:
     """`100 % (mean <= 0.01)`, or that nothing is promised."""
     words = bound_words(results)
-    shares = [r.bound_kept for r in results]
-    return words if None in shares else f"{100 * float(np.mean(shares)):.4g} % ({words})"
+    share = None if any(r.bound_kept is None for r in results) else updates_kept(results)
+    return words if share is None else f"{share_kept(share)} ({words})"
 
 
 HEAD = [

@@ -1,7 +1,9 @@
 """`surefoot report`: the page, parsed; the numbers in it; what it must take; what it refuses."""
 
+import base64
 import csv
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
@@ -19,14 +21,21 @@ import reported
 from conftest import need
 from surefoot.cli import main
 from surefoot.experiments import plan, plots
+from surefoot.experiments import table as tb
 from surefoot.experiments.plan import Cell
 from surefoot.experiments.report import chart as ch
 from surefoot.experiments.report import style, svg
 from surefoot.experiments.report.chart import Chart, Series
-from surefoot.experiments.report.evidence import clock_of, flat, from_folder, method_of
+from surefoot.experiments.report.evidence import (
+    clock_of,
+    flat,
+    from_folder,
+    method_of,
+    not_finite,
+)
 from surefoot.experiments.report.figures import course
 from surefoot.experiments.report.figures import figures as figures_of
-from surefoot.experiments.report.files import tables
+from surefoot.experiments.report.files import OWN, picture_names, tables
 from surefoot.experiments.report.gather import gather
 from surefoot.experiments.report.markup import Markup, element, identifier
 from surefoot.experiments.report.page import page as page_of
@@ -118,7 +127,15 @@ def self_contained(page, text):
     for word in ("fetch(", "XMLHttpRequest", "http", "eval", "innerHTML"):
         assert word not in script["text"]
     (policy,) = [m for m in page.all("meta") if m["at"].get("http-equiv")]
-    assert "default-src 'none'" in policy["at"]["content"]
+    hashes = [hashlib.sha256(t["text"].encode()).digest() for t in (look, script)]
+    style, run = (f"'sha256-{base64.b64encode(h).decode()}'" for h in hashes)
+    assert policy["at"]["content"].split("; ") == [
+        "default-src 'none'",
+        f"style-src {style}",
+        f"script-src {run}",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
 
 
 def accessible(page):
@@ -301,8 +318,10 @@ def test_the_trust_panel_by_hand(made):
 def test_the_bound_is_drawn_where_the_promise_is(made):
     text = (made / "report" / "report.html").read_text()
     figure = text[text.index('id="f-kl-0"') : text.index('id="f-accepted-0"')]
-    assert figure.count('class="bound"') == 2 and "bound 0.01" in figure  # a line and its swatch
-    assert "the bound is 0.01" in figure
+    assert figure.count('class="bound"') == 2  # a line and its swatch
+    assert ">bound on the mean 0.01<" in figure and "the bound on the mean is 0.01" in figure
+    ends = re.findall(r'class="end[^"]*">([^<]*)', figure)
+    assert ends[ends.index("bound on") + 1] == "the mean"  # in two lines, nothing between
     frame = text[text.index('id="f-entropy-0"') :][:6000]
     assert 'class="bound"' not in frame.partition("</figure>")[0]
 
@@ -519,12 +538,18 @@ def test_runs_that_are_gone_are_missing_and_the_page_says_so(made, tmp_path, cap
 
 def wrong_folders(away):
     """Folders that are no runs, by name."""
-    for name in ("empty", "damaged", "old", "epoch", "torn", "none"):
+    for name in ("empty", "damaged", "old", "epoch", "torn", "none", *FLAWS):
         (away / name).mkdir()
     (away / "damaged" / "summary.json").write_text("{")
     (away / "old" / "summary.json").write_text('{"command": "surefoot compare a b"}')
     epoch = {"command": "surefoot compare a b", "cells": [], "store": None, "learning_epoch": 1}
     (away / "epoch" / "summary.json").write_text(json.dumps(epoch))
+    cell = {"method": "a", "env": "e", "hash": "h", "runs": "r"}
+    whole = {"command": "surefoot compare a b", "cells": [cell], "store": None, "notes": []}
+    whole |= {"learning_epoch": plan.LEARNING_EPOCH, "seeds": [0], "envs": ["e"], "baseline": "a"}
+    for name, (values, _) in FLAWS.items():
+        text = json.dumps({k: v for k, v in (whole | values).items() if v is not ...})
+        (away / name / "summary.json").write_text(text)
     one(away).rename(away / "run")
     shutil.copytree(away / "run", away / "twin")
     shutil.copytree(away / "run", away / "torn", dirs_exist_ok=True)
@@ -533,6 +558,19 @@ def wrong_folders(away):
     (away / "none" / "metrics.jsonl").write_text("")
 
 
+FLAWS = {
+    "whole": ({}, "none of the runs of whole is there (a e seed 0 is missing: no r/seed-0"),
+    "no-seeds": ({"seeds": ...}, "seeds is not a list of integers"),
+    "no-envs": ({"envs": "e"}, "envs is not a list of texts"),
+    "no-notes": ({"notes": ...}, "notes is not a list of texts"),
+    "no-cells": ({"cells": []}, "cells is empty"),
+    "no-baseline": ({"baseline": ...}, "baseline is not a text"),
+    "odd-store": ({"store": 1}, "store is not a text"),
+    "odd-cell": ({"cells": [{"method": "a", "env": "e", "runs": None}]}, "has no hash, runs;"),
+    "other-env": ({"envs": ["x"]}, "cell 1 is of e, which envs lacks"),
+    "odd-row": ({"methods": {"a": {"iqm": {}}}}, "methods has a row without its iqm"),
+}
+"""What a summary has otherwise (`...`: not at all), and what is said of it."""
 WRONG = [
     ([], 2, "RUN is missing; surefoot report RUN... | COMPARE takes folders"),
     (["gone"], 2, "gone does not exist; surefoot list runs shows what there is"),
@@ -546,6 +584,7 @@ WRONG = [
     (["old"], 3, "old/summary.json does not say where its runs are, as it did not in earlier"),
     (["epoch"], 3, "make it again: surefoot compare a b"),
     (["torn"], 3, "torn/metrics.jsonl line 1 is not JSON"),
+    *(([name], 3, message) for name, (_, message) in FLAWS.items()),
 ]
 
 
@@ -576,15 +615,127 @@ def test_a_peak_of_one_update_is_not_thinned_away(away):
     base = json_lines(folder / "metrics.jsonl")[5]
     rows = [base | {"update": i, "env_steps": i, "kl_max": 0.1} for i in range(1, 1001)]
     rows[637]["kl_max"] = 9.0
-    rows[638]["kl_max"] = None
+    rows[900]["kl_max"] = rows[901]["kl_max"] = None
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    got = course([from_folder(folder, "trpo")], "kl_max")
-    assert len(got.high) == 120 and np.max(got.high) == 9.0 and np.sum(got.high > 0.1) == 1
+    run = from_folder(folder, "trpo")
+    got = course([run], "kl_max")
+    assert len(got.high) == 120 and set(got.high) == {0.1, 9.0, math.inf}
+    assert np.sum(got.high == 9.0) == 1
+    (at,) = np.flatnonzero(got.lost)
+    assert got.lost[at] == 2 and np.flatnonzero(np.isinf(got.high)) == [at]
+    assert got.steps[at - 1] < 901 < got.steps[at + 1]
     assert np.all(np.diff(got.steps) > 0) and np.all(got.low <= got.mean)
     assert course([], "kl_max") is None
-    (kl,) = [c for c in figures_of(gather([folder])).panels[0].charts if c.name == "kl-0"]
+    assert math.isinf(run.result.worst_kl)  # as here it says there
+    material = gather([folder])
+    assert "trpo jax:CartPole-v1 seed 0: the KL is not finite in updates 901, 902" in material.notes
+    (kl,) = [c for c in figures_of(material).panels[0].charts if c.name == "kl-0"]
     (worst,) = [s for s in kl.series if s.label == "worst state"]
-    assert np.max(worst.y) == 9.0
+    assert set(worst.y) == {0.1, 9.0, math.inf} and kl.lost == ((got.steps[at], 2),)
+    text = page_of(material, figures_of(material), [])
+    figure = text[text.index('id="f-kl-0"') : text.index('id="f-accepted-0"')]
+    assert figure.count("not finite, drawn at the top: 2 updates") == 2  # in words, and the legend
+    marks = re.findall(r'd="M[\d.]+ ([\d.]+)[^"]*" class="lost"', figure)
+    assert len(marks) == 2 and float(marks[0]) < svg.TOP + 5
+
+
+def test_updates_that_are_not_finite_are_named_a_few():
+    trace = {"kl_mean": np.array([0.1, math.inf, math.nan]), "entropy": np.full(3, math.inf)}
+    assert not_finite(trace, [7, 8, 9]) == "update 8"
+    assert not_finite({"entropy": np.full(3, math.inf)}, [7, 8, 9]) == ""
+    many = {"kl_max": np.full(7, math.inf)}
+    assert not_finite(many, range(7)) == "updates 0, 1, 2, 3, 4 and 2 more"
+
+
+def test_a_bound_says_what_it_is_on(away):
+    folder = one(away)
+    reported.edit(folder / "config.json", promise="max_kl", bound=0.5)
+    (kl,) = [c for c in figures_of(gather([folder])).panels[0].charts if c.name == "kl-0"]
+    assert kl.bound == 0.5 and kl.bound_name == "bound on each state"
+    reported.edit(folder / "config.json", promise="none", bound=None)
+    (kl,) = [c for c in figures_of(gather([folder])).panels[0].charts if c.name == "kl-0"]
+    assert kl.bound is None
+
+
+def test_a_share_is_rounded_down_so_that_100_is_all(away):
+    shares = (0.0, 0.29, 0.5712, 29 / 30, 0.99996, 1 - 1e-12, 1.0)
+    said = ["0 %", "29 %", "57.12 %", "96.66 %", "99.99 %", "99.99 %", "100 %"]
+    assert [tb.share_kept(x) for x in shares] == said
+    folders = [one(away, seed) for seed in range(2)]
+    long = from_folder(folders[0], "trpo").result
+    runs = [
+        dataclasses.replace(long, updates=n, bound_kept=kept)
+        for n, kept in ((99_990, 1.0), (10, 0.6), (5, None))
+    ]
+    assert tb.updates_kept(runs) == pytest.approx(0.99996, abs=1e-12)
+    assert tb.updates_kept(runs[2:]) is None and tb.updates_kept(runs[:1]) == 1.0
+    material = gather(folders)
+    mine = [dataclasses.replace(x, result=r) for x, r in zip(material.evidence, runs, strict=False)]
+    material = dataclasses.replace(
+        material, evidence=tuple(mine), cells=dict.fromkeys(material.cells, mine)
+    )
+    page = sound(page_of(material, figures_of(material), []))
+    text = page.by_id("summary")["parents"][-1]["text"]
+    assert "updates within the bound99.99 %" in text
+    assert page.rows(page.table("What was promised"))[0][3:5] == ["100000", "99.99 %"]
+    assert [r[6] for r in page.rows(page.table("Every run"))] == ["100 %", "60 %"]
+
+
+def test_a_promise_that_differs_between_runs_is_said_to(away):
+    folders = [one(away, seed) for seed in range(2)]
+    reported.edit(folders[1] / "config.json", bound=0.02)
+    material = gather(folders)
+    page = sound(page_of(material, figures_of(material), []))
+    assert page.rows(page.table("What was promised"))[0][2] == "differs between runs"
+
+
+def test_runs_without_a_clock_are_counted(away):
+    folders = [one(away, seed) for seed in range(3)]
+    assert not any("clock" in n for n in gather(folders).notes)
+    (folders[1] / "timings.jsonl").unlink()
+    material = gather(folders)
+    assert "1 of 3 runs with a return have no clock" in " ".join(material.notes)
+    (steps, seconds) = figures_of(material).curves["jax:CartPole-v1"]
+    assert steps.series[0].low is not None and seconds.name == "return-seconds-0"
+
+
+def test_a_report_leaves_nothing_of_an_earlier_one(away):
+    folder = one(away)
+    out = folder / "report"
+    out.mkdir()
+    theirs = ("trust-mine.png", "profile.csv", "notes.txt")
+    for name in theirs:
+        (out / name).write_text("mine")
+    main(["report", str(folder), "--no-pictures"])
+    assert {"curves.csv", *theirs} <= {p.name for p in out.iterdir()}
+    text = (out / "report.html").read_text().replace("curves.csv", "curves.csv, curves.png")
+    (out / "report.html").write_text(text)
+    (out / "curves.png").write_text("old")
+    rows = json_lines(folder / "metrics.jsonl")
+    text = "".join(json.dumps(r | {"episode_return": None}) + "\n" for r in rows)
+    (folder / "metrics.jsonl").write_text(text)
+    main(["report", str(folder), "--no-pictures"])
+    names = {p.name for p in out.iterdir()}
+    assert names == {"report.html", "trust.csv", "settings.csv", *theirs}
+
+
+def test_every_file_beside_a_page_has_a_name_of_its_own(made):
+    material = gather([made])
+    drawn = figures_of(material)
+    for name in [*tables(material, drawn), *picture_names(drawn), "certificates.csv"]:
+        assert OWN.fullmatch(name), name
+    assert not OWN.fullmatch("intervals.png") and not OWN.fullmatch("mine.csv")
+
+
+def test_a_locale_without_umlauts_changes_nothing(away, monkeypatch):
+    folder = one(away)
+    main(["report", str(folder), "--no-pictures"])
+    path = folder / "report" / "report.html"
+    before = path.read_bytes()
+    assert "≤".encode() in before
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, stacklevel=2: encoding or "ascii")
+    main(["report", str(folder), "--no-pictures"])
+    assert path.read_bytes() == before
 
 
 def test_the_clock_goes_on_where_a_run_was_resumed(away):
@@ -608,7 +759,7 @@ def test_ticks_are_round_and_inside(low, high):
 
 
 def test_ticks_of_small_and_large_spans():
-    assert ch.log_ticks(0.004, 0.03) == [0.01] or ch.log_ticks(0.004, 0.03) == [0.005, 0.01, 0.02]
+    assert ch.log_ticks(0.004, 0.03) == pytest.approx([0.005, 0.01, 0.02])
     assert ch.log_ticks(1e-8, 10)[0] == 1e-8 and len(ch.log_ticks(1e-8, 10)) <= 6
     assert ch.ticks(1.0, 1.0) == [1.0]
     texts = [ch.tick_text(x) for x in (0, 0.0001, 0.25, 1500, 20_000, 1.5e6, -2500)]
@@ -651,13 +802,15 @@ def test_places_stay_inside_the_picture():
             paths = [t["at"] for t in Page(text).all("path") if t["at"]["class"] != "mark"]
             across = [float(a) for p in paths for a, _ in re.findall(PLACE, p["d"])]
             assert min(across) >= 0 and max(across) <= svg.WIDTH
-            labels = [float(y) for y in re.findall(r'y="([\d.]+)" class="end"', text)]
+            labels = [float(y) for y in re.findall(r'y="([\d.]+)" class="end', text)]
             assert len(labels) == (5 if series is not many else 0)
             assert all(b - a >= 12.9 for a, b in itertools.pairwise(labels))
             assert all(0 < y <= svg.HEIGHT for y in labels)
     looks = {(i % svg.COLOURS, svg.dashes(i), i % svg.MARKERS) for i in range(24)}
     assert len(looks) == 24
-    assert svg.apart([5, 5, 100], 10, 0, 100) == [5, 15, 100]
+    assert svg.apart([5, 5, 100], [10, 10, 10], 0, 110) == [5, 15, 100]
+    assert svg.apart([5, 5, 100], [20, 10, 20], 0, 110) == [5, 25, 90]
+    assert svg.apart([-5, 3, 3], [10, 10, 10], 0, 20) == [0, 10, 20]  # no room: none on another
 
 
 def test_an_empty_picture_is_one():

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 
 from surefoot.experiments import statistics as st
+from surefoot.experiments.report.chart import Chart, Series
+from surefoot.experiments.report.figures import profile as shares
+from surefoot.experiments.report.files import plot
+from surefoot.experiments.report.style import ON_LIGHT
 from surefoot.experiments.table import Comparison, course
 
 NAMES = ("curves.png", "intervals.png", "profile.png")
@@ -35,32 +39,30 @@ def draw(c: Comparison, folder: Path) -> list[str]:
 
 def colours(c: Comparison) -> dict[str, str]:
     """A colour a method, the same in every picture."""
-    return {m: f"C{i % 10}" for i, m in enumerate(c.methods)}
+    return {m: ON_LIGHT[i % len(ON_LIGHT)] for i, m in enumerate(c.methods)}
 
 
 def curves(c: Comparison, figure: Any) -> None:
     """A panel an environment: interquartile mean over seeds, its interval, and every run thin."""
     figure.set_size_inches(4.8 * len(c.envs), 3.6)
     for axis, env in zip(figure.subplots(1, len(c.envs), squeeze=False)[0], c.envs, strict=True):
-        for m, colour in colours(c).items():
-            if not c.results.get((m, env)):
+        series, heights = list[Series](), list[float]()
+        for i, (m, colour) in enumerate(colours(c).items()):
+            seen = [r.curve for r in c.results.get((m, env), [])]
+            if not seen:
                 continue
-            k = course(c, m, env)
-            for r in c.results[m, env]:
-                axis.plot(*np.array(r.curve).T, color=colour, alpha=0.25, linewidth=0.6)
-            axis.plot(k.steps, k.iqm, color=colour, label=m)
-            axis.fill_between(k.steps, k.low, k.high, color=colour, alpha=0.15, linewidth=0)
-        _within_runs(c, env, axis)
-        axis.set(title=env, xlabel="environment steps", ylabel="return")
-        axis.legend(frameon=False)
-
-
-def _within_runs(c: Comparison, env: str, axis: Any) -> None:
-    """Cut the axis at what was seen: at three seeds an interval can be many times that."""
-    heights = [h for m in c.methods for r in c.results.get((m, env), []) for _, h in r.curve]
-    if heights and max(heights) > min(heights):
-        margin = 0.1 * (max(heights) - min(heights))
-        axis.set_ylim(min(heights) - margin, max(heights) + margin)
+            for curve in seen:
+                axis.plot(*np.array(curve).T, color=colour, alpha=0.25, linewidth=0.6)
+                heights += [h for _, h in curve]
+            k = course(seen)
+            series.append(Series(m, k.steps, k.iqm, k.low, k.high, style=i))
+        title = env if len(series) > 1 else " on ".join([*(s.label for s in series), env])
+        # Cut at what was seen: at three seeds an interval can be many times that.
+        limits = (min(heights), max(heights)) if heights else None
+        plot(
+            axis,
+            Chart("curves", title, "environment steps", "return", tuple(series), limits=limits),
+        )
 
 
 def intervals(c: Comparison, figure: Any) -> None:
@@ -83,10 +85,6 @@ def intervals(c: Comparison, figure: Any) -> None:
 def profile(c: Comparison, figure: Any) -> None:
     """Share of runs with a score above each threshold, every environment counting the same."""
     figure.set_size_inches(5, 3.6)
-    axis = figure.subplots()
-    grid = st.profile_grid([c.scores(m) for m in c.present])
-    for m in c.present:
-        axis.plot(grid, st.profile(c.scores(m), grid), label=m, color=colours(c)[m])
-    score = "normalised score" if c.scale else "return"
-    axis.set(xlabel=f"{score} s", ylabel=f"share of runs with {score} > s", ylim=(-0.02, 1.02))
-    axis.legend(frameon=False)
+    chart = shares(c)
+    if chart is not None:
+        plot(figure.subplots(), chart)

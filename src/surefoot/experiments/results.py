@@ -144,3 +144,13 @@ def common_curve(
     steps = np.unique(np.linspace(start, max(start, end), points).round())
     columns = [np.interp(steps, *np.array(c, float).T) for c in curves]
     return steps, np.stack(columns, axis=-1)
+
+
+def sigma(entropy: np.ndarray, actions: int) -> np.ndarray:
+    """Geometric mean over `actions` dimensions of a Gaussian's standard deviations, from its
+    entropy [...] in nats.
+
+    The entropy over d dimensions is the log of the volume: H = d / 2 log(2 pi e) +
+    log(sigma_1 ... sigma_d), so that their geometric mean is exp(H / d) / sqrt(2 pi e).
+    """
+    return np.exp(np.asarray(entropy) / actions) / math.sqrt(2 * math.pi * math.e)

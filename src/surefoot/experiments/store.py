@@ -61,7 +61,7 @@ class Store:
     def _all(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
-        lines = self.path.read_text().split("\n")
+        lines = self.path.read_text(encoding="utf-8").split("\n")
         whole = lines[:-1]  # what follows the last line break is a row that was never finished
         rows = []
         for i, line in enumerate(whole, 1):
@@ -78,7 +78,7 @@ class Store:
         `EnvironmentFault` where its curve is missing."""
         path = self.folder / row["curve"]
         try:
-            points = list(csv.reader(path.read_text().splitlines()))[1:]
+            points = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
         except OSError as error:
             raise EnvironmentFault(f"{path} cannot be read: {error.strerror}") from error
         numbers = row["result"]
@@ -154,5 +154,5 @@ def curve_text(result: Result) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that nobody sees half of it."""
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

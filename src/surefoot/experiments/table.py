@@ -14,7 +14,7 @@ import numpy as np
 
 from surefoot.console import clock, steps_text
 from surefoot.experiments import statistics as st
-from surefoot.experiments.results import Result, common_curve
+from surefoot.experiments.results import CURVE_POINTS, Result, common_curve
 
 BOUND_WORDS = {
     "mean_kl": "mean",
@@ -147,11 +147,20 @@ def _row(
         out["success"] = _rate(rates)
     out["spread"] = float(np.mean([st.spread(x) for x in scores]))
     out["improvement"] = _improvement(c, method, scores, envs)
-    kept = [r.bound_kept for r in runs if r.bound_kept is not None]
-    out["bound_kept"] = None if len(kept) < len(runs) else float(np.mean(kept))
+    out["bound_kept"] = None if any(r.bound_kept is None for r in runs) else updates_kept(runs)
     out["bound"] = bound_words(runs)
     out["worst_kl"] = _plain(max(r.worst_kl for r in runs))
     return out
+
+
+def updates_kept(runs: Sequence[Result]) -> float | None:
+    """Share of the updates of all runs that are within their bounds; None where none has one."""
+    have = [(r.bound_kept, r.updates) for r in runs if r.bound_kept is not None]
+    if not have:
+        return None
+    if all(kept == 1 for kept, _ in have):
+        return 1.0  # exactly, whatever sums round to
+    return sum(kept * n for kept, n in have) / sum(n for _, n in have)
 
 
 def _aggregate(scores: st.Scores, name: str) -> dict[str, Any]:
@@ -262,7 +271,14 @@ def _share(cell: dict[str, Any] | None, ends: bool) -> str:
 def _kept(row: dict[str, Any]) -> str:
     if row["bound_kept"] is None:
         return row["bound"]
-    return f"{100 * row['bound_kept']:.4g} % ({row['bound']})"
+    return f"{share_kept(row['bound_kept'])} ({row['bound']})"
+
+
+def share_kept(share: float) -> str:
+    """A share of updates within a bound, `99.98 %`: rounded down, so that 100 is said of all
+    updates alone."""
+    hundredths = 10_000 if share >= 1 else min(math.floor(1e4 * share + 1e-6), 9_999)
+    return f"{hundredths / 100:.4g} %"
 
 
 def _kl(x: Any) -> str:
@@ -425,9 +441,9 @@ class Course:
     """Ends of the 95 % interval at each point by itself; NaN with one seed."""
 
 
-def course(c: Comparison, method: str, env: str) -> Course:
-    """The learning curve of a cell."""
-    steps, columns = common_curve([r.curve for r in c.results[method, env]])
+def course(curves: Sequence[Sequence[tuple[float, float]]], points: int = CURVE_POINTS) -> Course:
+    """The learning curve over seeds, from one of (environment steps, return) of each."""
+    steps, columns = common_curve(curves, points)
     got = st.estimate([columns])
     low, high = got.interval()
     return Course(steps, np.asarray(got.value), np.asarray(low), np.asarray(high))
@@ -438,7 +454,7 @@ def curves_csv(c: Comparison) -> str:
     rows = []
     for e in c.envs:
         for m in _best_first(c, e):
-            k = course(c, m, e)
+            k = course([r.curve for r in c.results[m, e]])
             for point in zip(k.steps, k.iqm, k.low, k.high, strict=True):
                 values = [None if math.isnan(x) else round(float(x), 6) for x in point[1:]]
                 rows.append([m, e, int(point[0]), *values])

@@ -17,7 +17,7 @@ class Series:
     x: np.ndarray
     """[points], growing."""
     y: np.ndarray
-    """[points], NaN where nothing is known."""
+    """[points], NaN where nothing is known; infinite values are drawn at the top."""
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     style: int = 0
@@ -38,6 +38,10 @@ class Chart:
     """What the bands are, in words."""
     bound: float | None = None
     """Height of a horizontal line: what is not to be exceeded."""
+    bound_on: str = ""
+    """What the bound is on, where several lines are drawn: `the mean`."""
+    lost: tuple[tuple[float, int], ...] = ()
+    """(x, number of updates) where values are not finite; marked at the top."""
     log: bool = False
     limits: tuple[float, float] | None = None
     """Ends of the vertical axis; bands are cut there. None: what is drawn."""
@@ -47,7 +51,18 @@ class Chart:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to draw."""
-        return not any(np.isfinite(s.y).any() for s in self.series)
+        return not any((~np.isnan(s.y)).any() for s in self.series)
+
+    @property
+    def bound_name(self) -> str:
+        """`bound on the mean`."""
+        return f"bound on {self.bound_on}" if self.bound_on else "bound"
+
+    @property
+    def lost_text(self) -> str:
+        """How many updates are not finite; empty where all are."""
+        n = sum(count for _, count in self.lost)
+        return f"not finite, drawn at the top: {n} update{'s'[: n != 1]}" if n else ""
 
 
 HEADER = ("figure", "series", "x", "value", "low", "high")
@@ -78,20 +93,22 @@ def ends_text(chart: Chart) -> str:
     """What a chart shows in a sentence a line: the text alternative of its picture."""
     said = [line_text(s) for s in chart.series]
     if chart.bound is not None:
-        said.append(f"the bound is {short(chart.bound)}")
+        said.append(f"the {chart.bound_name} is {short(chart.bound)}")
+    if chart.lost:
+        said.append(chart.lost_text)
     scale = ", logarithmic" if chart.log else ""
     return f"{chart.y_label}{scale}, over {chart.x_label}. {'. '.join(said)}."
 
 
 def line_text(s: Series) -> str:
     """Where a line begins and ends, and its band there."""
-    known = np.flatnonzero(np.isfinite(s.y))
+    known = np.flatnonzero(~np.isnan(s.y))
     if not len(known):
         return f"{s.label}: nothing is known"
     first, last = known[0], known[-1]
     at = [f"{short(float(s.y[i]))} at {short(float(s.x[i]))}" for i in dict.fromkeys((first, last))]
     words = f"{s.label}: {', '.join(at)}"
-    if s.low is None or s.high is None or not np.isfinite(s.low[last]):
+    if s.low is None or s.high is None or np.isnan(s.low[last]):
         return words
     return f"{words}, band from {short(float(s.low[last]))} to {short(float(s.high[last]))}"
 
@@ -99,6 +116,8 @@ def line_text(s: Series) -> str:
 def short(x: float) -> str:
     """Three digits: `1.25M`, `204k`, `0.0098`."""
     size = abs(x)
+    if not math.isfinite(x):
+        return str(x)
     if size >= 999_500:
         return f"{x / 1e6:.3g}M"
     if size >= 9_995:

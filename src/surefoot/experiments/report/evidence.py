@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from surefoot.checks import EnvironmentFault
-from surefoot.experiments.results import Result, read_run, up_to
+from surefoot.experiments.results import Result, read_run, sigma, up_to
 from surefoot.experiments.store import Store
 from surefoot.methods import METHODS
 from surefoot.runs import described, updates
 from surefoot.sinks import json_lines
+from surefoot.types import PROMISES
 from surefoot.verifier import AGREE, CERTIFICATE, Verifier, load
 
 COLUMNS = (
@@ -45,7 +46,11 @@ COLUMNS = (
 
 Trace = dict[str, np.ndarray]
 """Column -> its value after every update [updates], NaN where it is null or not there; columns that
-no update has are left out."""
+no update has are left out. Of KL null is infinite: it was not finite."""
+KL = {"kl_q99", *PROMISES.values()}
+"""Columns whose null breaks what is promised."""
+NAMED = 5
+"""Most updates that a note names."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +128,11 @@ def from_folder(folder: Path, label: str, steps: int | None = None) -> Evidence:
     if rows[-1]["env_steps"] < steps:
         notes.append(f"{name} is at {rows[-1]['env_steps']} of {steps} steps")
     trace = traced(rows, folder)
-    sigma = spread_of_actions(trace, folder)
-    if sigma is not None:
-        trace["sigma"] = sigma
+    if lost := not_finite(trace, [row.get("update", i + 1) for i, row in enumerate(rows)]):
+        notes.append(f"{name}: the KL is not finite in {lost}")
+    spread = spread_of_actions(trace, folder)
+    if spread is not None:
+        trace["sigma"] = spread
     result = None
     try:
         result = read_run(folder, steps)
@@ -187,18 +194,30 @@ def traced(rows: Sequence[Mapping[str, Any]], folder: Path) -> Trace:
         values = [row.get(name) for row in rows]
         if not all(x is None or isinstance(x, (int, float)) for x in values):
             raise EnvironmentFault(f"{folder / 'metrics.jsonl'}: {name} is not a number")
-        out[name] = np.array([math.nan if x is None else x for x in values], np.float64)
+        numbers = np.array([math.nan if x is None else x for x in values], np.float64)
+        if name in KL:
+            there = np.array([name in row for row in rows])
+            numbers[there & ~np.isfinite(numbers)] = math.inf
+        out[name] = numbers
     return out
+
+
+def not_finite(trace: Trace, numbers: Sequence[int]) -> str:
+    """`update 7`, `updates 7, 9`: those whose KL is infinite; empty where none is."""
+    lost = np.any(
+        [np.isinf(trace[k]) for k in KL & trace.keys()] or [np.zeros(len(numbers), bool)], axis=0
+    )
+    here = [str(n) for n, gone in zip(numbers, lost, strict=True) if gone]
+    if not here:
+        return ""
+    more = f" and {len(here) - NAMED} more" if len(here) > NAMED else ""
+    return f"update{'s'[: len(here) != 1]} {', '.join(here[:NAMED])}{more}"
 
 
 def spread_of_actions(trace: Trace, folder: Path) -> np.ndarray | None:
     """Sigma of a Gaussian policy [updates]: the geometric mean over action dimensions and states,
-    on the scale of the network's output; None for other policies.
-
-    The entropy of a Gaussian over d dimensions is the log of its volume: H = d / 2 log(2 pi e) +
-    log(sigma_1 ... sigma_d), so that their geometric mean is exp(H / d) / sqrt(2 pi e). d is that
-    of the newest checkpoint's mean.
-    """
+    on the scale of the network's output; None for other policies. The number of dimensions is that
+    of the newest checkpoint's mean."""
     if "kl_part_cov" not in trace or "entropy" not in trace:
         return None
     for path in sorted((folder / "checkpoints").glob("[0-9]*/arrays.safetensors"), reverse=True):
@@ -208,8 +227,7 @@ def spread_of_actions(trace: Trace, folder: Path) -> np.ndarray | None:
             continue
         means = [x for n, x in arrays.items() if n.endswith("head/mean/bias")]
         if means:
-            d = means[0].shape[-1]
-            return np.exp(trace["entropy"] / d) / math.sqrt(2 * math.pi * math.e)
+            return sigma(trace["entropy"], means[0].shape[-1])
     return None
 
 

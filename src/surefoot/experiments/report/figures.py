@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from surefoot.experiments import statistics as st
+from surefoot.experiments import table as tb
 from surefoot.experiments.report.chart import Chart, Series
 from surefoot.experiments.report.evidence import Evidence
 from surefoot.experiments.report.gather import Material
 from surefoot.experiments.report.markup import identifier
-from surefoot.experiments.results import common_curve
 from surefoot.types import PROMISES
 
 POINTS = 120
@@ -27,6 +27,8 @@ BOUNDED = {
     "projection_share": "share of its bound that KL(projected, old) takes, worst state",
 }
 """Columns that a promise may be about, in words."""
+BOUND_ON = {"kl_mean": "the mean", "kl_max": "each state"}
+"""Those that the chart of the KL shows, as it names them."""
 REPAIRS = {
     "backtracks": "backtracks",
     "fixpo_steps": "fix-up steps",
@@ -63,10 +65,12 @@ class Figures:
 def figures(m: Material) -> Figures:
     """The charts of a report."""
     styles = {method: i for i, method in enumerate(m.comparison.methods)}
+    c = m.comparison
+    runs = sum(len(c.results[x, e]) for x in c.present for e in c.envs)
     return Figures(
         curves={e: learning(m, e, i, styles) for i, e in enumerate(m.comparison.envs)},
-        profile=profile(m, styles),
-        panels=tuple(panel(key, runs, i) for i, (key, runs) in enumerate(m.cells.items())),
+        profile=profile(m.comparison) if runs > 1 else None,
+        panels=tuple(panel(key, cell, i) for i, (key, cell) in enumerate(m.cells.items())),
     )
 
 
@@ -108,22 +112,20 @@ def average(method: str, curves: Sequence[np.ndarray], axis: str, style: int) ->
     Seeds are averaged at the same number of steps; against seconds it is drawn at the mean time
     they took to get there, so that a seed on a busy machine does not hide how the others ended.
     """
-    steps, columns = common_curve([[(float(p[0]), float(p[2])) for p in c] for c in curves], POINTS)
-    at = steps
+    k = tb.course([[(float(p[0]), float(p[2])) for p in c] for c in curves], POINTS)
+    at = k.steps
     if axis == "seconds":
-        at = np.mean([np.interp(steps, c[:, 0], c[:, 1]) for c in curves], axis=0)
-    got = st.estimate([columns])
+        at = np.mean([np.interp(at, c[:, 0], c[:, 1]) for c in curves], axis=0)
     if len(curves) == 1:
-        return Series(method, at, np.asarray(got.value), style=style)
-    low, high = (np.asarray(e) for e in got.interval())
-    return Series(method, at, np.asarray(got.value), low, high, style)
+        return Series(method, at, k.iqm, style=style)
+    return Series(method, at, k.iqm, k.low, k.high, style)
 
 
-def profile(m: Material, styles: dict[str, int]) -> Chart | None:
+def profile(c: tb.Comparison) -> Chart | None:
     """Share of runs above each score."""
-    c = m.comparison
-    methods = c.present if c.results else ()
-    if sum(len(c.results[x, e]) for x in methods for e in c.envs) < 2:
+    styles = {method: i for i, method in enumerate(c.methods)}
+    methods = c.present
+    if not methods:
         return None
     grid = st.profile_grid([c.scores(x) for x in methods], POINTS)
     score = "normalised score" if c.scale else "return"
@@ -152,6 +154,8 @@ class Course:
     low: np.ndarray
     high: np.ndarray
     """Smallest and largest value of any update of any seed: nothing is lost by thinning."""
+    lost: np.ndarray
+    """Number of updates whose value is infinite; mean and `high` are then, too."""
 
 
 def course(runs: Sequence[Evidence], column: str, most: int = POINTS) -> Course | None:
@@ -164,14 +168,20 @@ def course(runs: Sequence[Evidence], column: str, most: int = POINTS) -> Course 
     where = np.concatenate([np.arange(len(t[column])) * n // longest for t in have])
     values = np.concatenate([t[column] for t in have])
     steps = np.concatenate([t["env_steps"] for t in have])
-    out = np.full((4, n), np.nan)
+    out = np.full((5, n), np.nan)
     for i in range(n):
         here = where == i
         out[0, i] = steps[here].mean()
-        known = values[here & np.isfinite(values)]
+        known = values[here & ~np.isnan(values)]
+        out[4, i] = np.isinf(known).sum()
         if len(known):
-            out[1:, i] = known.mean(), known.min(), known.max()
+            out[1:4, i] = known.mean(), known.min(), known.max()
     return Course(*out)
+
+
+def lost(c: Course) -> tuple[tuple[float, int], ...]:
+    """Where updates are not finite, and how many."""
+    return tuple((float(x), int(n)) for x, n in zip(c.steps, c.lost, strict=True) if n)
 
 
 def panel(key: tuple[str, str], runs: Sequence[Evidence], number: int) -> Panel:
@@ -199,13 +209,14 @@ def bound_of(runs: Sequence[Evidence]) -> tuple[str, float | None]:
 def kl_chart(runs: Sequence[Evidence], number: int) -> Chart | None:
     """Mean, 99th percentile and worst state of KL(old, new), and the bound where it is on one."""
     column, bound = bound_of(runs)
-    series = []
+    series, missed = [], ()
     for i, (name, word) in enumerate(
         [("kl_mean", "mean"), ("kl_q99", "99 %"), ("kl_max", "worst state")]
     ):
         got = course(runs, name)
         if got is None:
             continue
+        missed = lost(got)  # of the last: where the mean is not finite, the worst state is not
         if name == "kl_max":  # the worst of a stretch is the line, so that no peak is averaged away
             series.append(Series(word, got.steps, got.high, style=i))
         else:
@@ -219,7 +230,9 @@ def kl_chart(runs: Sequence[Evidence], number: int) -> Chart | None:
         y_label="nats, over the states of the batch",
         series=tuple(series),
         band=UPDATES_BAND,
-        bound=bound if column in ("kl_mean", "kl_max") else None,
+        bound=bound if column in BOUND_ON else None,
+        bound_on=BOUND_ON.get(column, ""),
+        lost=missed,
         log=True,
     )
 
@@ -227,7 +240,7 @@ def kl_chart(runs: Sequence[Evidence], number: int) -> Chart | None:
 def judged_chart(runs: Sequence[Evidence], number: int) -> Chart | None:
     """The column that is promised, where the chart of the KL does not have it."""
     column, bound = bound_of(runs)
-    if bound is None or column in ("kl_mean", "kl_max"):
+    if bound is None or column in BOUND_ON:
         return None
     return single(runs, number, column, column, f"What is promised: {BOUNDED[column]}", bound)
 
@@ -242,7 +255,7 @@ def accepted_chart(runs: Sequence[Evidence], number: int) -> Chart | None:
         title = "Kept: finite, and not undone"
         if undone is None:
             return None
-        got = Course(undone.steps, 1 - undone.mean, 1 - undone.high, 1 - undone.low)
+        got = Course(undone.steps, 1 - undone.mean, 1 - undone.high, 1 - undone.low, undone.lost)
     return Chart(
         name=f"accepted-{number}",
         title=title,
@@ -273,5 +286,6 @@ def single(
         series=(Series(column, got.steps, got.mean, got.low, got.high),),
         band=UPDATES_BAND,
         bound=bound,
+        lost=lost(got),
     )
     return None if chart.empty else chart

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ from surefoot.experiments.table import results_csv
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 2)), (0, (7, 2, 2, 2)))
 MARKS = "os^Dv_"
+PAGE = "report.html"
+OWN = re.compile(
+    r"(curves|profile|trust|results|certificates|settings)\.csv|(curves|profile|trust-.+)\.png"
+)
+"""Names of the files beside a page."""
 
 
 def tables(m: Material, drawn: Figures) -> dict[str, str]:
@@ -76,12 +82,27 @@ def text(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 
 def write(folder: Path, page: str, m: Material, drawn: Figures, paint: bool) -> list[str]:
     """Write the page and all that stands beside it; the names of the files, the page first.
-    Pictures, with `paint`, need matplotlib."""
+    Pictures, with `paint`, need matplotlib. Files of an earlier report there that are not of this
+    one are removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"report.html": page, **tables(m, drawn)}
+    files = {PAGE: page, **tables(m, drawn)}
+    names = {*files, *(picture_names(drawn) if paint else [])}
+    for path in earlier(folder):
+        if path.name not in names:
+            path.unlink()
     for name, content in files.items():
         write_whole(folder / name, content)
     return [*files, *(draw(folder, drawn) if paint else [])]
+
+
+def earlier(folder: Path) -> list[Path]:
+    """What an earlier report left beside its page: files of a report's names that the page tells
+    of, so that nothing of others is taken for one."""
+    page = folder / PAGE
+    if not page.is_file():
+        return []
+    said = page.read_text(encoding="utf-8", errors="replace")
+    return [p for p in folder.iterdir() if OWN.fullmatch(p.name) and p.name in said]
 
 
 # Pictures.
@@ -137,11 +158,12 @@ def sheet(path: Path, title: str, lines: Sequence[tuple[str, tuple[Chart, ...]]]
 
 def plot(axis: Any, chart: Chart) -> None:
     """A chart in the axes of matplotlib."""
+    top = span(chart)[1]
     for s in chart.series:
         colour = ON_LIGHT[s.style % len(ON_LIGHT)]
         axis.plot(
             s.x,
-            s.y,
+            np.minimum(s.y, top),
             label=s.label,
             color=colour,
             linestyle=DASHES[s.style % len(DASHES)],
@@ -150,12 +172,13 @@ def plot(axis: Any, chart: Chart) -> None:
             markersize=4,
             linewidth=1.4,
         )
-        if s.low is not None and s.high is not None and np.isfinite(s.low).any():
-            axis.fill_between(s.x, s.low, s.high, color=colour, alpha=0.15, linewidth=0)
+        if s.low is not None and s.high is not None and not np.isnan(s.low).all():
+            low, high = np.minimum(s.low, top), np.minimum(s.high, top)
+            axis.fill_between(s.x, low, high, color=colour, alpha=0.15, linewidth=0)
     if chart.bound is not None:
         axis.axhline(chart.bound, color="#b00020", linestyle="--", linewidth=1.2)
         axis.annotate(
-            f"bound {short(chart.bound)}",
+            f"{chart.bound_name} {short(chart.bound)}",
             (0.99, chart.bound),
             ha="right",
             va="bottom",
@@ -163,6 +186,9 @@ def plot(axis: Any, chart: Chart) -> None:
             fontsize=8,
             color="#b00020",
         )
+    if chart.lost:
+        x = [x for x, _ in chart.lost]
+        axis.plot(x, [top] * len(x), "^", color="#b00020", clip_on=False, label=chart.lost_text)
     if chart.log:
         axis.set_yscale("log")
     axis.set_ylim(*span(chart))
@@ -170,5 +196,5 @@ def plot(axis: Any, chart: Chart) -> None:
     axis.set_xlabel(chart.x_label, fontsize=8)
     axis.set_ylabel(chart.y_label, fontsize=8)
     axis.tick_params(labelsize=8)
-    if len(chart.series) > 1:
+    if len(chart.series) > 1 or chart.lost:
         axis.legend(frameon=False, fontsize=7)

@@ -9,7 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
+
+import numpy as np
 
 from surefoot.checks import EnvironmentFault, UsageError
 from surefoot.envs import nearest
@@ -20,6 +23,15 @@ from surefoot.experiments.table import Comparison, summary, with_scale
 from surefoot.runs import described
 
 SUMMARY = "summary.json"
+LISTS = {
+    "cells": (dict, "objects"),
+    "seeds": (int, "integers"),
+    "envs": (str, "texts"),
+    "notes": (str, "texts"),
+}
+"""Of a summary, and what they are of."""
+CELL = ("method", "env", "hash", "runs")
+"""Texts of a cell."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,13 @@ def assembled(
             f"{stored} of {len(evidence)} runs are known from the results store alone: it keeps "
             "score, curve, share of updates within the bound, worst KL and total time, not the "
             "course of the KL nor the certificate"
+        )
+    returned = [x for x in evidence if len(x.curve)]
+    clockless = sum(not np.isfinite(x.curve[:, 1]).all() for x in returned)
+    if clockless:
+        own.append(
+            f"{clockless} of {len(returned)} runs with a return have no clock (timings.jsonl), "
+            "and are not in the charts against seconds"
         )
     ordered = [x for runs in cells.values() for x in runs]
     trained = [x.command for x in ordered if x.command is not None]
@@ -183,11 +202,6 @@ def of_comparison(folder: Path, baseline: str | None) -> Material:
     """The runs of a comparison by what its summary.json says of where they are."""
     said = read_summary(folder)
     cells = said["cells"]
-    if said["learning_epoch"] != LEARNING_EPOCH:
-        raise EnvironmentFault(
-            f"{folder} is of learning epoch {said['learning_epoch']}, and this surefoot is at "
-            f"{LEARNING_EPOCH}, which trains otherwise; make it again: {said['command']}"
-        )
     store = None if said["store"] is None else Store(folder / said["store"])
     rows = {} if store is None else store.rows()
     evidence, missing, notes = list[Evidence](), list[str](), list[str]()
@@ -233,10 +247,10 @@ def of_comparison(folder: Path, baseline: str | None) -> Material:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """The summary.json of a comparison. Raises `EnvironmentFault` where it does not say which runs
-    it is of."""
+    it is of, or says it of another learning epoch."""
     path = folder / SUMMARY
     try:
-        said = json.loads(path.read_text())
+        said = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EnvironmentFault(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(said, dict) or "command" not in said:
@@ -246,7 +260,47 @@ def read_summary(folder: Path) -> dict[str, Any]:
             f"{path} does not say where its runs are, as it did not in earlier versions; write it "
             f"again, finished runs are used as they are: {said['command']}"
         )
+    if said["learning_epoch"] != LEARNING_EPOCH:
+        raise EnvironmentFault(
+            f"{folder} is of learning epoch {said['learning_epoch']}, and this surefoot is at "
+            f"{LEARNING_EPOCH}, which trains otherwise; make it again: {said['command']}"
+        )
+    wrong = flaw(said)
+    if wrong is not None:
+        raise EnvironmentFault(
+            f"{path} is not whole: {wrong}; write it again, finished runs are used as they are: "
+            f"{said['command']}"
+        )
     return said
+
+
+def flaw(said: dict[str, Any]) -> str | None:
+    """What keeps a summary from being read; None where nothing does."""
+    for key, (kind, words) in LISTS.items():
+        value = said.get(key)
+        if not isinstance(value, list) or not all(isinstance(x, kind) for x in value):
+            return f"{key} is not a list of {words}"
+        if not value and key != "notes":
+            return f"{key} is empty"
+    for key, kinds in (("command", str), ("baseline", str), ("store", (str, NoneType))):
+        if not isinstance(said.get(key), kinds):
+            return f"{key} is not a text"
+    cells = [cell_flaw(c, said["envs"]) for c in said["cells"]]
+    if any(cells):
+        return next(f"cell {i} {words}" for i, words in enumerate(cells, 1) if words)
+    try:
+        _ = [float(row["iqm"]["value"]) for row in said.get("methods", {}).values()]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return "methods has a row without its iqm"
+    return None
+
+
+def cell_flaw(cell: dict[str, Any], envs: Sequence[str]) -> str | None:
+    """What a cell of a summary lacks."""
+    lacks = [k for k in CELL if not isinstance(cell.get(k), str)]
+    if lacks:
+        return f"has no {', '.join(lacks)}"
+    return None if cell["env"] in envs else f"is of {cell['env']}, which envs lacks"
 
 
 def chosen(row: Evidence | None, run: Evidence, notes: list[str]) -> Evidence:

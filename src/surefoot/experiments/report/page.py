@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,8 +19,9 @@ from surefoot.experiments.report.markup import Markup, breakable, element, ident
 from surefoot.experiments.report.settings import compared, versions
 from surefoot.experiments.report.style import inside, style_sheet
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""What a browser lets the page load: nothing."""
+POLICY = "default-src 'none'; style-src '{}'; script-src '{}'; base-uri 'none'; form-action 'none'"
+"""What a browser lets the page load: nothing; and run: its own style sheet and script, by their
+hashes."""
 SHOWN = 12
 """Points of a line in the table below its figure; all are in the CSV."""
 OPEN = 4
@@ -47,6 +50,8 @@ def page(m: Material, drawn: Figures, files: Sequence[str]) -> str:
         "Versions": made(m),
         "Runs and commands": commands(m, files),
     }
+    look, script = style_sheet(), inside("page.js")
+    policy = POLICY.format(hashed(look), hashed(script))
     sections = [section(title, bodies[title]) for title in SECTIONS if bodies[title]]
     links = [
         element("li", element("a", title, href=f"#{identifier(title)}"))
@@ -57,10 +62,10 @@ def page(m: Material, drawn: Figures, files: Sequence[str]) -> str:
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="generator", content="surefoot report"),
         element("title", f"{m.title}: surefoot report"),
-        element("style", Markup(style_sheet())),
+        element("style", Markup(look)),
     )
     top = element(
         "header",
@@ -79,9 +84,14 @@ def page(m: Material, drawn: Figures, files: Sequence[str]) -> str:
         top,
         element("main", *sections, id="main", tabindex=-1),
         element("footer", element("p", "Made by surefoot report. Nothing is loaded by this page.")),
-        element("script", Markup(inside("page.js"))),
+        element("script", Markup(script)),
     )
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def hashed(text: str) -> str:
+    """A style sheet or a script as a policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def section(title: str, inside: Sequence[Markup]) -> Markup:
@@ -148,7 +158,10 @@ def figure(chart: Chart) -> Markup:
     """A chart, its legend and its numbers."""
     legend = [element("li", svg.swatch(s.style), s.label) for s in chart.series]
     if chart.bound is not None:
-        legend.append(element("li", svg.swatch(0, "bound"), f"bound {short(chart.bound)}"))
+        words = f"{chart.bound_name} {short(chart.bound)}"
+        legend.append(element("li", svg.swatch(0, "bound"), words))
+    if chart.lost:
+        legend.append(element("li", svg.swatch(0, "lost"), chart.lost_text))
     if chart.band:
         legend.append(element("li", f"band: {chart.band}", class_="band"))
     numbers = grid(
@@ -186,10 +199,10 @@ def overview(m: Material) -> list[Markup]:
     """Facts, the verdicts, the table, what is missing."""
     c, said = m.comparison, m.said
     promised = [x for x in m.evidence if x.bound is not None and x.result is not None]
-    kept = [x.result.bound_kept for x in promised if x.result and x.result.bound_kept is not None]
+    kept = tb.updates_kept([x.result for x in promised if x.result is not None])
     facts = {"runs": str(len(m.evidence)), "environments": str(len(c.envs))}
-    if kept:
-        facts["updates within the bound"] = f"{100 * sum(kept) / len(kept):.4g} %"
+    if kept is not None:
+        facts["updates within the bound"] = tb.share_kept(kept)
         facts["runs that promise one"] = str(len(promised))
     spent = [x.result.seconds for x in m.evidence if x.result is not None]
     if spent:
@@ -345,8 +358,10 @@ def promise_line(method: str, env: str, runs: Sequence[Evidence]) -> list[str]:
     words = "nothing" if bound is None else f"{BOUNDED[column]} ≤ {bound:g}"
     if {x.promise for x in runs} == {"not recorded"}:
         words = "not recorded"
-    kept = [r.bound_kept for r in results if r.bound_kept is not None]
-    share = f"{100 * sum(kept) / len(kept):.4g} %" if kept else "-"
+    elif len({(x.promise, x.bound) for x in runs}) > 1:
+        words = "differs between runs"
+    kept = tb.updates_kept(results)
+    share = "-" if kept is None else tb.share_kept(kept)
     worst = number(max(r.worst_kl for r in results)) if results else "-"
     updates = str(sum(r.updates for r in results)) if results else "-"
     return [method, env, words, updates, share, worst]
@@ -457,7 +472,7 @@ def commands(m: Material, files: Sequence[str]) -> list[Markup]:
         r = x.result
         numbers = ["-"] * 5
         if r is not None:
-            kept = "-" if r.bound_kept is None else f"{100 * r.bound_kept:.4g} %"
+            kept = "-" if r.bound_kept is None else tb.share_kept(r.bound_kept)
             numbers = [number(r.score), number(r.auc), str(r.env_steps), kept, clock(r.seconds)]
         place = f"store {x.place}" if x.stored else x.place
         lines.append([x.label, x.env, str(x.seed), *numbers, place])

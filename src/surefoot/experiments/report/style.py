@@ -78,4 +78,4 @@ def style_sheet() -> str:
 
 def inside(name: str) -> str:
     """The text of a file beside this one."""
-    return files("surefoot.experiments.report").joinpath(name).read_text()
+    return files("surefoot.experiments.report").joinpath(name).read_text(encoding="utf-8")

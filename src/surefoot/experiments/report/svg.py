@@ -18,7 +18,6 @@ from surefoot.experiments.report.chart import (
     ends_text,
     log_ticks,
     picked,
-    short,
     span,
     stretches,
     tick_text,
@@ -35,6 +34,10 @@ LABELLED = 6
 """Most lines that are labelled at their ends; of more the legend has to do."""
 LETTER = 6.3
 """Width of a letter of labels, about."""
+SPACED = 13.0
+"""Distance of labels."""
+LOST = 2
+"""The marker of what is not finite: points up."""
 LONGEST = 11
 """Letters of a label at a line's end."""
 
@@ -85,6 +88,8 @@ def draw(chart: Chart) -> Markup:
     if chart.bound is not None:
         parts.append(bound(chart.bound, frame))
     parts += [line(s, frame) for s in chart.series]
+    if chart.lost:
+        parts.append(lost(chart, frame))
     if labelled(chart):
         parts.append(labels(chart, frame))
     return element(
@@ -103,11 +108,12 @@ def labelled(chart: Chart) -> bool:
 
 def framed(chart: Chart) -> Frame:
     """The area that is left between labels."""
-    words = [s.label for s in chart.series] + ["bound"] * (chart.bound is not None)
+    words = [s.label for s in chart.series]
+    words += bound_lines(chart) if chart.bound is not None else []
     longest = min(max((len(w) for w in words), default=0), LONGEST)
     right = WIDTH - (LETTER * longest + 10 if labelled(chart) else 18)
     low, high = span(chart)
-    known = [s.x[np.isfinite(s.y)] for s in chart.series]
+    known = [s.x[~np.isnan(s.y)] for s in chart.series]
     xs = np.concatenate([*known, np.zeros(0)])
     start, end = (float(xs.min()), float(xs.max())) if len(xs) else (0.0, 1.0)
     if not chart.x_label.endswith(" s"):
@@ -162,7 +168,7 @@ def area(s: Series, frame: Frame) -> Markup | None:
     if s.low is None or s.high is None:
         return None
     path = ""
-    for part in stretches(np.isfinite(s.low) & np.isfinite(s.high)):
+    for part in stretches(~np.isnan(s.low) & ~np.isnan(s.high)):
         x = frame.x(s.x[part])
         there, back = points(x, frame.y(s.high[part])), points(x[::-1], frame.y(s.low[part])[::-1])
         path += f"M{there}L{back}z"
@@ -171,7 +177,7 @@ def area(s: Series, frame: Frame) -> Markup | None:
 
 def line(s: Series, frame: Frame) -> Markup:
     """A line with markers, of which there are a few."""
-    known = np.isfinite(s.y)
+    known = ~np.isnan(s.y)
     x, y = frame.x(s.x), frame.y(np.where(known, s.y, frame.low))
     path = "".join("M" + points(x[part], y[part]) for part in stretches(known))
     there = np.flatnonzero(known)
@@ -191,34 +197,60 @@ def bound(value: float, frame: Frame) -> Markup:
     return element("path", d=f"M{LEFT} {y:.1f}H{frame.right:.1f}", class_="bound")
 
 
+def lost(chart: Chart, frame: Frame) -> Markup:
+    """Marks at the top where values are not finite."""
+    at = frame.x(np.array([x for x, _ in chart.lost]))
+    return element("path", d="".join(marker(LOST, float(x), TOP + 4.0) for x in at), class_="lost")
+
+
+def bound_lines(chart: Chart) -> list[str]:
+    """The name of the bound as it stands at its end, in lines that fit."""
+    return ["bound on", chart.bound_on] if chart.bound_on else ["bound"]
+
+
 def labels(chart: Chart, frame: Frame) -> Markup:
     """Names at the ends of lines, moved apart where they would lie on each other."""
-    wanted = []
+    wanted = list[tuple[float, list[str], str]]()
     for s in chart.series:
-        known = np.flatnonzero(np.isfinite(s.y))
+        known = np.flatnonzero(~np.isnan(s.y))
         if len(known):
-            wanted.append((float(frame.y(s.y[known[-1] : known[-1] + 1])[0]), s.label))
+            wanted.append((float(frame.y(s.y[known[-1] : known[-1] + 1])[0]), [s.label], "end"))
     if chart.bound is not None:
-        wanted.append((float(frame.y(np.array(chart.bound))), "bound"))
+        wanted.append((float(frame.y(np.array(chart.bound))), bound_lines(chart), "end of-bound"))
     wanted.sort()
-    heights = apart([y for y, _ in wanted], 13.0, TOP + 4.0, HEIGHT - BOTTOM - 4.0)
+    sizes = [SPACED * len(words) for _, words, _ in wanted]
+    tops = [y - (size - SPACED) / 2 for (y, _, _), size in zip(wanted, sizes, strict=True)]
+    heights = apart(tops, sizes, TOP + 4.0, HEIGHT - BOTTOM - 4.0 + SPACED)
     texts = [
-        element("text", clipped(word), x=f"{frame.right + 6:.1f}", y=f"{y + 4:.1f}", class_="end")
-        for (_, word), y in zip(wanted, heights, strict=True)
+        element(
+            "text",
+            clipped(word),
+            x=f"{frame.right + 6:.1f}",
+            y=f"{y + 4 + i * SPACED:.1f}",
+            class_=kind,
+        )
+        for (_, words, kind), y in zip(wanted, heights, strict=True)
+        for i, word in enumerate(words)
     ]
     return element("g", *texts)
 
 
-def apart(places: list[float], least: float, low: float, high: float) -> list[float]:
-    """Growing places moved so that neighbours are at least so far apart, inside two ends."""
-    out = list(places)
-    for i in range(1, len(out)):
-        out[i] = max(out[i], out[i - 1] + least)
-    if out and out[-1] > high:
-        out[-1] = high
-        for i in range(len(out) - 2, -1, -1):
-            out[i] = min(out[i], out[i + 1] - least)
-    return [max(y, low + least * i) for i, y in enumerate(out)]
+def apart(places: list[float], sizes: list[float], low: float, high: float) -> list[float]:
+    """Growing places of things of these sizes, moved so that none lies on the next, all between two
+    ends as long as there is room."""
+    out, free = list[float](), low
+    for place, size in zip(places, sizes, strict=True):
+        out.append(max(place, free))
+        free = out[-1] + size
+    end = high
+    for i in range(len(out) - 1, -1, -1):
+        out[i] = min(out[i], end - sizes[i])
+        end = out[i]
+    free = low
+    for i, size in enumerate(sizes):
+        out[i] = max(out[i], free)
+        free = out[i] + size
+    return out
 
 
 def clipped(word: str) -> str:
@@ -227,9 +259,11 @@ def clipped(word: str) -> str:
 
 
 def swatch(style: int, kind: str = "line") -> Markup:
-    """A piece of a line for the legend; `kind` is line or bound."""
+    """A piece of a line for the legend; `kind` is line, bound, or lost."""
     if kind == "bound":
         inside = [element("path", d="M1 6H29", class_="bound")]
+    elif kind == "lost":
+        inside = [element("path", d=marker(LOST, 15, 6), class_="lost")]
     else:
         dash = dashes(style) or None
         inside = [
@@ -244,8 +278,3 @@ def swatch(style: int, kind: str = "line") -> Markup:
         aria_hidden="true",
         focusable="false",
     )
-
-
-def bound_text(value: float) -> str:
-    """The bound as the legend has it."""
-    return f"bound {short(value)}"
