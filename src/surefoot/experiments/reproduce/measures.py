@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from surefoot.experiments.reproduce.items import Measure
+from surefoot.experiments.results import sigma as spread
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -59,7 +59,7 @@ def sigma(actions: int) -> Measure:
         got = values(rows, "entropy")
         if not len(got):
             return None
-        return math.exp(float(got[-1]) / actions - 0.5 * math.log(2 * math.pi * math.e))
+        return float(spread(got[-1], actions))
 
     return Measure(
         "sigma",
