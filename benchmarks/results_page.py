@@ -92,9 +92,17 @@ def differences(row: Row, config: Any) -> str:
     return ", ".join(said)
 
 
-def label(row: Row) -> tuple[str, str]:
+def label(row: Row, known: dict[str, tuple[str, str]] = {}) -> tuple[str, str]:  # noqa: B006
     """What a row's settings are called, and the word of `compare` that gives them, empty where
-    there is none."""
+    there is none; found once."""
+    key = row["settings_hash"]
+    if key not in known:
+        known[key] = name_of(row)
+    return known[key]
+
+
+def name_of(row: Row) -> tuple[str, str]:
+    """As `label`, from the preset and the files."""
     taken = preset(row)
     if settings_hash(taken) == row["settings_hash"]:
         return f"`{row['method']}`", row["method"]

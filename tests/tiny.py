@@ -130,4 +130,4 @@ def same(a: Any, b: Any) -> bool:
 def distance(a: Any, b: Any) -> float:
     """Largest difference between the leaves of two trees."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(float(np.max(np.abs(np.asarray(x) - np.asarray(y)))) for x, y in pairs)
+    return max(float(np.max(np.abs(np.asarray(x) - np.asarray(y)), initial=0.0)) for x, y in pairs)

@@ -59,7 +59,7 @@ def sigma(actions: int) -> Measure:
         got = values(rows, "entropy")
         if not len(got):
             return None
-        return float(spread(got[-1], actions))
+        return float(spread(got[-1:], actions)[0])
 
     return Measure(
         "sigma",
