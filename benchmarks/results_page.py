@@ -43,6 +43,8 @@ FAMILIES = {"Classic control": CLASSIC, "MuJoCo": MUJOCO}
 Row = dict[str, Any]
 Group = list[tuple[Row, Any]]
 """Rows of the same settings, by seed, with their results."""
+KNOWN: dict[str, tuple[str, str]] = {}
+"""Settings hash -> what `label` found."""
 
 
 def bare(env: str) -> str:
@@ -92,13 +94,13 @@ def differences(row: Row, config: Any) -> str:
     return ", ".join(said)
 
 
-def label(row: Row, known: dict[str, tuple[str, str]] = {}) -> tuple[str, str]:  # noqa: B006
+def label(row: Row) -> tuple[str, str]:
     """What a row's settings are called, and the word of `compare` that gives them, empty where
     there is none; found once."""
     key = row["settings_hash"]
-    if key not in known:
-        known[key] = name_of(row)
-    return known[key]
+    if key not in KNOWN:
+        KNOWN[key] = name_of(row)
+    return KNOWN[key]
 
 
 def name_of(row: Row) -> tuple[str, str]:
