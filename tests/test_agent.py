@@ -136,6 +136,7 @@ def test_the_same_seed_gives_the_same_agent_and_another_another():
     assert runs[0] != runs[2]
 
 
+@pytest.mark.slow
 def test_trust_report_counts():
     agent = Agent("trpo", "jax:CartPole-v1", **SMALL).learn(640)
     report = agent.trust_report()

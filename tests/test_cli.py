@@ -437,6 +437,7 @@ def test_list_envs(capsys):
     assert {"CartPole-v1", "jax:Pendulum-v1", "probe:constant", "HalfCheetah-v5"} <= names
 
 
+@pytest.mark.slow
 def test_watch_without_a_display_writes_frames_and_says_so(tmp_path, capsys, monkeypatch):
     pytest.importorskip("pygame")
     monkeypatch.delenv("DISPLAY", raising=False)

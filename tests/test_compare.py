@@ -291,6 +291,7 @@ def test_pictures_are_drawn(tmp_path, capsys, monkeypatch):
             assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_without_matplotlib_a_line_says_what_to_install(capsys, tmp_path):
     made([*BASE, "--seeds", "3"])
     assert main([*BASE, "--seeds", "3", "--out", "out"]) == 0
@@ -309,6 +310,7 @@ def test_curves_are_of_the_interquartile_mean(tmp_path):
     assert float(ends[4]) < float(ends[3]) < float(ends[5])
 
 
+@pytest.mark.slow
 def test_success_is_a_column_where_runs_have_it(capsys, tmp_path):
     """And nothing of it where they have none."""
     made([*BASE, "--seeds", "3"])
@@ -465,6 +467,7 @@ def test_a_run_in_which_no_episode_ended_is_missing(monkeypatch, capsys):
     assert "trpo jax:CartPole-v1 seed 0 is missing: no episode of" in said(capsys)[0]
 
 
+@pytest.mark.slow
 def test_finished_folders_go_into_a_store_too(monkeypatch, capsys, tmp_path):
     args = made([*BASE, "--seeds", "2"])
     nothing_is_run(monkeypatch)

@@ -42,6 +42,7 @@ def test_pieces():
     assert (number(None), number(float("nan")), number(0.5)) == ("-", "-", "0.5")
 
 
+@pytest.mark.slow
 def test_plain_lines_show_the_kl_against_its_budget_without_control_codes():
     out = io.StringIO()
     agent = Agent("trpo", "jax:CartPole-v1", **SMALL)

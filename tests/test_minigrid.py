@@ -411,6 +411,7 @@ def test_a_run_goes_on_exactly(env, level, tmp_path):
     whole.close(), again.close()
 
 
+@pytest.mark.slow
 def test_a_pool_that_shows_dictionaries_is_proved():
     need("envpool")
     env = envs.make("envpool:MiniGrid-Unlock-v0", 2)

@@ -150,6 +150,7 @@ def test_updates_that_were_undone_are_not_drawn(tmp_path, capsys):
     assert "every update of the run was undone" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_of_mcpo_is_a_picture_and_a_table_each(run, capsys):
     need("matplotlib")
     assert main(["plot", str(run), "--episodes", "0"]) == 0

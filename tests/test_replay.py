@@ -67,6 +67,7 @@ def test_a_forged_line_is_found_by_training_again(tmp_path, capsys):
     assert "old is 000000" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_trained_again_say_so(tmp_path, capsys):
     run = made(tmp_path, "jax:CartPole-v1")
     path = run / "config.json"

@@ -687,6 +687,7 @@ def test_numbers_that_json_has_not_are_not_written(capsys, monkeypatch):
         main(args)
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_is_named_and_its_code_is_kept(capsys, monkeypatch):
     args = made(["mcpo", "table1", "--quick", "--seeds", "2"], {("mcpo-10", 1)})
 

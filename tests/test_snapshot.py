@@ -717,6 +717,7 @@ class Randomised(gymnasium.Wrapper):
         return answer
 
 
+@pytest.mark.slow
 def test_a_strangers_mujoco_is_captured_whole(monkeypatch):
     need("mujoco")
     make = limited("Hopper-v5", wrap=Eager)

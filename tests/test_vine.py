@@ -88,6 +88,7 @@ def test_a_constant_of_a_state_changes_nothing(x64):
     assert float(jnp.max(jnp.abs(slope(batch)))) > 1e-3
 
 
+@pytest.mark.slow
 def test_at_the_old_policy_the_baseline_is_the_mean_of_the_branches(x64):
     """With q = old: the gradient is mean_k grad log p (Q_k - mean Q)."""
     batch, _, k, n = sampled()
