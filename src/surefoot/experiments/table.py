@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -395,7 +395,8 @@ def table_text(s: dict[str, Any]) -> str:
 # Files of numbers.
 
 
-def _csv(header: list[str], rows: list[list[Any]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Comma-separated values; None is an empty cell."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
@@ -414,7 +415,7 @@ def results_csv(c: Comparison) -> str:
         for e in c.envs
         for r in c.results.get((m, e), [])
     ]
-    return _csv(["method", "env", "seed", *keys], rows)
+    return csv_text(["method", "env", "seed", *keys], rows)
 
 
 def timings_csv(c: Comparison) -> str:
@@ -425,7 +426,7 @@ def timings_csv(c: Comparison) -> str:
         for e in c.envs
         for r in c.results.get((m, e), [])
     ]
-    return _csv(["method", "env", "seed", "seconds", "steps_per_second"], rows)
+    return csv_text(["method", "env", "seed", "seconds", "steps_per_second"], rows)
 
 
 @dataclass(frozen=True)
@@ -458,4 +459,4 @@ def curves_csv(c: Comparison) -> str:
             for point in zip(k.steps, k.iqm, k.low, k.high, strict=True):
                 values = [None if math.isnan(x) else round(float(x), 6) for x in point[1:]]
                 rows.append([m, e, int(point[0]), *values])
-    return _csv(["method", "env", "env_steps", "iqm", "low", "high"], rows)
+    return csv_text(["method", "env", "env_steps", "iqm", "low", "high"], rows)

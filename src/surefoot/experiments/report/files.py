@@ -3,11 +3,9 @@ installed."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from surefoot.experiments.report.markup import identifier
 from surefoot.experiments.report.settings import compared
 from surefoot.experiments.report.style import ON_LIGHT
 from surefoot.experiments.store import write_whole
-from surefoot.experiments.table import results_csv
+from surefoot.experiments.table import csv_text, results_csv
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 2)), (0, (7, 2, 2, 2)))
 MARKS = "os^Dv_"
@@ -39,7 +37,9 @@ def tables(m: Material, drawn: Figures) -> dict[str, str]:
         "trust.csv": [c for panel in drawn.panels for c in panel.charts],
     }
     out = {
-        name: text(HEADER, (r for c in cs for r in rows(c))) for name, cs in charts.items() if cs
+        name: csv_text(HEADER, (r for c in cs for r in rows(c)))
+        for name, cs in charts.items()
+        if cs
     }
     if m.comparison.results:
         out["results.csv"] = results_csv(m.comparison)
@@ -60,24 +60,15 @@ def tables(m: Material, drawn: Figures) -> dict[str, str]:
     ]
     if certified:
         head = ("run", "promise", "bound", "updates", "checked", "recomputed", "above", "largest")
-        out["certificates.csv"] = text((*head, "worst_update"), certified)
+        out["certificates.csv"] = csv_text((*head, "worst_update"), certified)
     lines = [
         (env, field, said, "yes" if row.differs else "no", value)
         for env, sheet in compared(m).items()
         for field, row in sheet.rows.items()
         for said, value in zip(sheet.columns, row.values, strict=True)
     ]
-    out["settings.csv"] = text(("env", "field", "method", "differs", "value"), lines)
+    out["settings.csv"] = csv_text(("env", "field", "method", "differs", "value"), lines)
     return out
-
-
-def text(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """Comma-separated values; None is an empty cell."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([["" if x is None else x for x in row] for row in lines])
-    return out.getvalue()
 
 
 def write(folder: Path, page: str, m: Material, drawn: Figures, paint: bool) -> list[str]:
