@@ -10,6 +10,9 @@ kept the old policy, how much of the bound was used, updates at it (nine tenths 
 steps of fix-up phases, the mean KL and the range of log-ratios of updates, and sigma at the end
 (geometric mean over actions, from the entropy of diagonal Gaussians).
 Appends to results/bound.jsonl and skips what stands there.
+
+Ratios are float32 and underflow: a log-ratio at their floor is shown as below it. A mean KL or a
+log-ratio that fewer runs have than the row says which, as (1 of 3).
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ OUT = Path(__file__).resolve().parent / "results" / "bound.jsonl"
 SETTINGS = Path(__file__).resolve().parent / "settings"
 EXCESS, AT_BOUND = 1e-6, 0.9
 SMALLEST = 1.4e-45
+FLOOR = math.log(SMALLEST)
+"""The least log-ratio that can be seen: of the smallest float32."""
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 Row = dict[str, Any]
 
@@ -69,7 +74,7 @@ def sigmas(run: Path, metrics: list[Row]) -> list[float] | None:
 
 def log_ratios(metrics: list[Row]) -> Row | None:
     """Of the smallest and the largest log-ratio of every update the medians over updates, and the
-    extremes; an underflow counts as the smallest float32 (e^-103)."""
+    extremes; an underflow counts as the smallest float32."""
     if "ratio_min" not in metrics[0]:
         return None
     low = [math.log(max(m["ratio_min"], SMALLEST)) for m in metrics]
@@ -149,10 +154,18 @@ def span(
     low: Callable[[Iterable[float]], float],
     high: Callable[[Iterable[float]], float],
 ) -> str:
-    """An interval made of several, or a dash."""
+    """An interval of log-ratios made of several, or a dash; at the floor something smaller
+    underflowed."""
     if not pairs:
         return "-"
-    return f"[{low(x[0] for x in pairs):.2g}, {high(x[1] for x in pairs):.2g}]"
+    least = low(x[0] for x in pairs)
+    said = f"below {FLOOR:.0f}" if least <= FLOOR + 1e-9 else f"{least:.2g}"
+    return f"[{said}, {high(x[1] for x in pairs):.2g}]"
+
+
+def share(values: list[Any], rows: list[Row]) -> str:
+    """Of how many of the rows a cell is, where not of all."""
+    return f" ({len(values)} of {len(rows)})" if 0 < len(values) < len(rows) else ""
 
 
 def table() -> str:
@@ -179,10 +192,10 @@ def table() -> str:
             sum(of(rows, "violations")) if bound else "-",
             f"{sum(of(rows, 'kept_old')) / updates:.2%}", f"{median(bound):.2f}" if bound else "-",
             f"{sum(of(rows, 'at_bound')) / updates:.0%}" if bound else "-",
-            f"{median(mean_kl):.2g}" if mean_kl else "-",
+            f"{median(mean_kl):.2g}{share(mean_kl, rows)}" if mean_kl else "-",
             f"{median(of(rows, 'median_worst_kl')):.3g}", f"{max(of(rows, 'worst_kl')):.3g}",
-            span([x["median"] for x in ratios], median, median),
-            span([x["extreme"] for x in ratios], min, max),
+            span([x["median"] for x in ratios], median, median) + share(ratios, rows),
+            span([x["extreme"] for x in ratios], min, max) + share(ratios, rows),
             f"{sum(fixups) / len(fixups):.1f}" if fixups else "-",
             f"{median(sigma):.2f}" if sigma else "-",
         )  # fmt: skip
