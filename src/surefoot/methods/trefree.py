@@ -19,11 +19,12 @@ class TREFree:
 
         maximise  mean[ min((r - 1) A, delta) ],   r = p(a|s) / old(a|s)
 
-    by Adam over shuffled minibatches. Theorem 3.3 bounds the loss of return by max |(r - 1) A|
-    instead of a divergence; the minimum takes away what would be gained by making it larger than
-    delta. One-sided: nothing holds back a negative (r - 1) A but its own gradient, which never
-    vanishes. delta is in units of the advantage, which is standardised over the whole batch
-    (section 4); over minibatches, or not at all, delta means something else.
+    by Adam over shuffled minibatches. In theorem 3.3 the return gains at least the mean of (r - 1)
+    A less a multiple of max |(r - 1) A|, instead of one of a divergence; the minimum takes away
+    what would be gained by making it larger than delta. One-sided: nothing holds back a negative (r
+    - 1) A but its own gradient, which never vanishes. delta is in units of the advantage, which is
+    standardised over the whole batch (section 4); over minibatches, or not at all, delta means
+    something else.
 
     The siblings of section 3.2 are `TREFreeRatio` and `TREFreeFree`. The paper's network, with a
     shared first layer and a state-dependent variance, is the preset `trefree-paper`.
