@@ -25,7 +25,7 @@ from surefoot.experiments import table as tb
 from surefoot.experiments.plan import Cell
 from surefoot.experiments.report import chart as ch
 from surefoot.experiments.report import style, svg
-from surefoot.experiments.report.chart import Chart, Series
+from surefoot.experiments.report.chart import MARKERS, Chart, Series, look
 from surefoot.experiments.report.evidence import (
     clock_of,
     flat,
@@ -33,7 +33,7 @@ from surefoot.experiments.report.evidence import (
     method_of,
     not_finite,
 )
-from surefoot.experiments.report.figures import course
+from surefoot.experiments.report.figures import average, course
 from surefoot.experiments.report.figures import figures as figures_of
 from surefoot.experiments.report.files import OWN, picture_names, tables
 from surefoot.experiments.report.gather import gather
@@ -282,13 +282,16 @@ def test_verdicts_and_scores_are_those_of_compare(page, made):
     assert (made / "report" / "results.csv").read_text() == (made / "results.csv").read_text()
 
 
-def test_the_trust_panel_is_of_the_folders_that_are_there(page, made):
+def test_the_trust_panel_is_of_folders_and_of_the_courses_of_the_store(page, made):
     shown = [t["text"] for t in page.all("summary") if t["text"] != "Numbers"]
-    assert shown == [f"trpo on {e}, 3 runs" for e in reported.ENVS]
+    cart, pendulum = reported.ENVS
+    cells = [("trpo", cart), ("ppo", cart), ("trpo", pendulum)]
+    assert shown == [f"{method} on {e}, 3 runs" for method, e in cells]
     text = page.by_id("trust-panel")["parents"][-1]["text"]
-    assert "No folder is there of: ppo on jax:CartPole-v1; ppo on jax:Pendulum-v1." in text
+    assert f"Neither is there of: ppo on {pendulum}." in text
     whole = page.by_id("summary")["parents"][-1]["text"]
     assert "6 of 12 runs are known from the results store alone" in whole
+    assert "of 3 of them also the ruler over time" in whole and "; of 3 not" in whole
     promised = page.rows(page.table("What was promised"))
     assert promised[0][:5] == [
         "trpo",
@@ -357,7 +360,7 @@ def test_settings_that_differ_are_marked_and_only_they(page):
 def test_versions_and_commands(page, made):
     rows = {r[0]: r for r in page.rows(page.table("What the runs were made with"))}
     assert rows["surefoot"][1:] == ["", "0.1.0"]
-    assert "not recorded (6 runs)" in rows["jax"][2] and rows["jax"][1] == ""
+    assert "not recorded (3 runs)" in rows["jax"][2] and rows["jax"][1] == ""
     (box,) = page.all("pre")
     assert box["text"] == json.loads((made / "summary.json").read_text())["command"]
     runs = page.rows(page.table("Every run"))
@@ -518,8 +521,9 @@ def test_runs_that_are_gone_are_missing_and_the_page_says_so(made, tmp_path, cap
     compared = tmp_path / "x" / "compared"
     cell = next((tmp_path / "x" / "runs").glob("trpo-jax-CartPole*"))
     shutil.rmtree(cell / "seed-1")
-    (panel, _) = figures_of(gather([compared])).panels[::2]
-    assert (panel.method, panel.runs, panel.asked) == ("trpo", 2, 3)  # the store has the third
+    panel = figures_of(gather([compared])).panels[0]
+    assert (panel.method, panel.env) == ("trpo", reported.ENVS[0])
+    assert (panel.runs, panel.asked) == (3, 3)  # the store has the third, and its course
     rows = tmp_path / "x" / "results" / "runs.jsonl"
     kept = [r for r in rows.read_text().splitlines(True) if json.loads(r)["method"] == "ppo"]
     rows.write_text("".join(kept))
@@ -619,12 +623,12 @@ def test_a_peak_of_one_update_is_not_thinned_away(away):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     run = from_folder(folder, "trpo")
     got = course([run], "kl_max")
-    assert len(got.high) == 120 and set(got.high) == {0.1, 9.0, math.inf}
-    assert np.sum(got.high == 9.0) == 1
-    (at,) = np.flatnonzero(got.lost)
-    assert got.lost[at] == 2 and np.flatnonzero(np.isinf(got.high)) == [at]
+    assert len(got.of.high) == 120 and set(got.of.high) == {0.1, 9.0, math.inf}
+    assert np.sum(got.of.high == 9.0) == 1
+    (at,) = np.flatnonzero(got.of.lost)
+    assert got.of.lost[at] == 2 and np.flatnonzero(np.isinf(got.of.high)) == [at]
     assert got.steps[at - 1] < 901 < got.steps[at + 1]
-    assert np.all(np.diff(got.steps) > 0) and np.all(got.low <= got.mean)
+    assert np.all(np.diff(got.steps) > 0) and np.all(got.of.low <= got.of.mean)
     assert course([], "kl_max") is None
     assert math.isinf(run.result.worst_kl)  # as here it says there
     material = gather([folder])
@@ -806,11 +810,37 @@ def test_places_stay_inside_the_picture():
             assert len(labels) == (5 if series is not many else 0)
             assert all(b - a >= 12.9 for a, b in itertools.pairwise(labels))
             assert all(0 < y <= svg.HEIGHT for y in labels)
-    looks = {(i % svg.COLOURS, svg.dashes(i), i % svg.MARKERS) for i in range(24)}
-    assert len(looks) == 24
+    assert len({look(i)[:2] for i in range(32)}) == 32  # without markers, too
+    assert len({(svg.colour(i), svg.dashes(i)) for i in range(32)}) == 32
+    assert len({svg.marker(i, 0.0, 0.0) for i in range(24)}) == MARKERS
     assert svg.apart([5, 5, 100], [10, 10, 10], 0, 110) == [5, 15, 100]
     assert svg.apart([5, 5, 100], [20, 10, 20], 0, 110) == [5, 25, 90]
     assert svg.apart([-5, 3, 3], [10, 10, 10], 0, 20) == [0, 10, 20]  # no room: none on another
+
+
+def test_the_text_of_a_falling_share_says_where_a_half_is_left():
+    x = np.linspace(0, 1, 5)
+    lines = (
+        Series("a", x, np.array([1.0, 1.0, 0.8, 0.4, 0.0])),
+        Series("b", x, np.full(5, 0.3)),
+    )
+    said = ch.ends_text(drawn(series=lines, falling=True))
+    assert "a: above a half up to 0.5. b: a half nowhere" in said
+
+
+def test_seconds_are_medians_over_seeds():
+    """One seed on a busy machine neither draws the line out nor hides how the others ended."""
+    steps = np.linspace(100, 1000, 10)
+    curves = [np.column_stack([steps, pace * steps / 1000, steps]) for pace in (9.0, 1.0, 1.1)]
+    got = average("m", curves, "seconds", 0)
+    np.testing.assert_allclose(got.x, 1.1 * average("m", curves, "steps", 0).x / 1000)
+
+
+def test_the_widest_spread_of_times_is_named(page):
+    text = page.by_id("learning-curves")["parents"][-1]["text"]
+    assert "drawn at the median time of its seeds" in text
+    assert "seeds of trpo on jax:CartPole-v1 took 00:02 to 00:04, the widest spread here" in text
+    assert "of which the store keeps no course are spread evenly" in text
 
 
 def test_an_empty_picture_is_one():
@@ -839,7 +869,7 @@ def test_contrast_of_both_themes(theme):
         for ink in ("ink", "soft", "link", "good", "bad"):
             assert contrast(theme[ink], theme[ground]) >= 4.5, (ink, ground)
     for ground in ("page", "card"):
-        for i in range(svg.COLOURS):
+        for i in range(ch.COLOURS):
             assert contrast(theme[f"s{i}"], theme[ground]) >= 3, (i, ground)
     assert set(style.LIGHT) == set(style.DARK)
 
@@ -899,7 +929,7 @@ def test_sigma_is_that_of_the_policy(trained):
     folder = trained / "0"
     last = sorted((folder / "checkpoints").glob("[0-9]*"))[-1]
     log_std = load(last / "arrays.safetensors")["policy/head/std"]
-    got = from_folder(folder, "trpo").trace["sigma"]
+    got = from_folder(folder, "trpo").ruler.columns["sigma"].mean
     assert got[-1] == pytest.approx(float(np.exp(log_std.mean())), rel=1e-5)
 
 

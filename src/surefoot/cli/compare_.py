@@ -342,7 +342,7 @@ class Plan:
         crew = Crew(tasks_of(self.todo, self._vmapped()), self.request.jobs)
         quiet = self.request.quiet or self.request.json
         progress = Progress(crew, self.runs, len(self.todo), quiet)
-        self._keep([r for r in self.runs if self.state[r] == "finished"])
+        self._keep([r for r in self.runs if self.state[r] == "finished" or self._untold(r)])
         kept = 0
         try:
             with Stop() as stop:
@@ -391,6 +391,15 @@ class Plan:
         for run in runs:
             with contextlib.suppress(EnvironmentFault):
                 self.store.add(run)
+
+    def _untold(self, run: Run) -> bool:
+        """Whether the store has a run but not its course, which its folder could tell."""
+        from surefoot.experiments.plan import state
+
+        if self.state[run] != "stored" or self.store is None:
+            return False
+        row = self.rows[run.cell.hash, run.seed]
+        return self.store.lacks_course(row) and state(run) == "finished"
 
     def _interrupted(self, crew: Crew) -> int:
         finished = len(self.runs) - len(set(self.todo) - set(crew.done))

@@ -1,9 +1,10 @@
 """The store of results: a row a finished run, so that later work fills missing cells and never
 repeats present ones.
 
-`runs.jsonl` holds the rows, `curves/` a small file a run. A row counts while the settings and the
-seed are the same and nothing has moved learning: its epoch is the number of entries under
-*Learning* in the changelog. Rows of other epochs stay, and are passed over.
+`runs.jsonl` holds the rows, `curves/` a small file a run, `courses/` one with what the ruler said
+over time and what the certificate was found to be; runs added by older versions lack that. A row
+counts while the settings and the seed are the same and nothing has moved learning: its epoch is the
+number of entries under *Learning* in the changelog. Rows of other epochs stay, and are passed over.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from surefoot.checks import EnvironmentFault
 from surefoot.config import to_json
 from surefoot.envs import split
+from surefoot.experiments.course import Course, from_data, read_course, to_data
 from surefoot.experiments.plan import LEARNING_EPOCH, Cell, Run, plain_name
 from surefoot.experiments.results import Result, read_run
 
@@ -86,23 +90,49 @@ class Store:
         curve = tuple((int(a), float(b)) for a, b in points)
         return Result(**(numbers | special), seed=row["seed"], curve=curve)
 
-    def add(self, run: Run) -> bool:
-        """Add a finished run; False where it is there already.
+    def course(self, row: Mapping[str, Any]) -> Course | None:
+        """What is kept of a row's run over time; None where nothing is. Raises `EnvironmentFault`
+        where its file is no course."""
+        path = self.folder / course_file(row)
+        if not path.exists():
+            return None
+        try:
+            return from_data(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EnvironmentFault(f"{path} is not the course of a run: {error}") from error
 
-        The curve is written first and the row as one line under a lock, so that a row never lacks
-        its curve and two writers never mix. Raises `EnvironmentFault` where the run says nothing.
+    def lacks_course(self, row: Mapping[str, Any]) -> bool:
+        """Whether nothing is kept of a row's run over time."""
+        return not (self.folder / course_file(row)).exists()
+
+    def add(self, run: Run) -> bool:
+        """Add a finished run; False where it is there already, though its course is kept now where
+        the row is of this very training and had none.
+
+        Curve and course are written first and the row as one line under a lock, so that a row never
+        lacks its curve and two writers never mix. Raises `EnvironmentFault` where the run says
+        nothing.
         """
         from filelock import FileLock
 
         result = read_run(run.folder)
         row = make_row(run.cell, result, json.loads((run.folder / "config.json").read_text()))
-        (self.folder / "curves").mkdir(parents=True, exist_ok=True)
+        for name in ("curves", "courses"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f".{ROWS}.lock"):
-            if _key(row) in self.rows():
+            there = self.rows().get(_key(row))
+            if there is None:
+                write_whole(self.folder / row["curve"], curve_text(result))
+            elif same_training(self.result(there), result):
+                row = there
+            else:
                 return False
-            write_whole(self.folder / row["curve"], curve_text(result))
-            self._append(json.dumps(row) + "\n")
-        return True
+            if self.lacks_course(row):
+                course = to_data(read_course(run.folder, result.env_steps))
+                write_whole(self.folder / course_file(row), json.dumps(course) + "\n")
+            if there is None:
+                self._append(json.dumps(row) + "\n")
+        return there is None
 
     def _append(self, line: str) -> None:
         with self.path.open("ab+") as f:
@@ -116,6 +146,16 @@ class Store:
 
 def _key(row: dict[str, Any]) -> Key:
     return row["settings_hash"], row["seed"]
+
+
+def course_file(row: Mapping[str, Any]) -> str:
+    """Where the course of a row's run is."""
+    return f"courses/{Path(row['curve']).stem}.json"
+
+
+def same_training(a: Result, b: Result) -> bool:
+    """Whether two results of the same settings and seed are of one training, wherever it was."""
+    return math.isclose(a.score, b.score, rel_tol=1e-9)
 
 
 def make_row(cell: Cell, result: Result, described: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+COLOURS, DASHES, MARKERS = 8, 4, 6
+"""How many there are of each."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -47,6 +50,8 @@ class Chart:
     """Ends of the vertical axis; bands are cut there. None: what is drawn."""
     labelled: bool = True
     """Whether few lines carry their names at their ends, where these lie apart."""
+    falling: bool = False
+    """Whether the lines are shares that fall from one to zero, of which the ends say nothing."""
 
     @property
     def empty(self) -> bool:
@@ -91,7 +96,7 @@ def picked(n: int, most: int) -> list[int]:
 
 def ends_text(chart: Chart) -> str:
     """What a chart shows in a sentence a line: the text alternative of its picture."""
-    said = [line_text(s) for s in chart.series]
+    said = [(half_text if chart.falling else line_text)(s) for s in chart.series]
     if chart.bound is not None:
         said.append(f"the {chart.bound_name} is {short(chart.bound)}")
     if chart.lost:
@@ -111,6 +116,19 @@ def line_text(s: Series) -> str:
     if s.low is None or s.high is None or np.isnan(s.low[last]):
         return words
     return f"{words}, band from {short(float(s.low[last]))} to {short(float(s.high[last]))}"
+
+
+def half_text(s: Series) -> str:
+    """How far a falling share is above a half."""
+    high = np.flatnonzero(s.y > 0.5)
+    if not len(high):
+        return f"{s.label}: a half nowhere"
+    return f"{s.label}: above a half up to {short(float(s.x[high[-1]]))}"
+
+
+def look(style: int) -> tuple[int, int, int]:
+    """Which colour, dashes and marker a style has; colour and dashes alone tell any 32 apart."""
+    return style % COLOURS, (style + style // COLOURS) % DASHES, style % MARKERS
 
 
 def short(x: float) -> str:

@@ -1,7 +1,9 @@
 """What a report stands on: a run of its folder or of the results store, read once and kept small.
 
 A folder has everything: the ruler of every update, the clock, the certificate, versions and the
-command. A row of the store has a score, a curve, what became of the bound, and the total time.
+command. A row of the store has a score, a curve, what became of the bound, and the total time; the
+store also keeps the course of runs: the ruler in stretches, the clock, and what the certificate was
+found to be.
 """
 
 from __future__ import annotations
@@ -16,60 +18,23 @@ from typing import Any
 import numpy as np
 
 from surefoot.checks import EnvironmentFault
-from surefoot.experiments.results import Result, read_run, sigma, up_to
+from surefoot.experiments.course import (
+    KL,
+    Certificate,
+    Ruler,
+    Trace,
+    certified,
+    clock_of,
+    traced,
+    whole,
+)
+from surefoot.experiments.results import Result, read_run, up_to
 from surefoot.experiments.store import Store
 from surefoot.methods import METHODS
 from surefoot.runs import described, updates
-from surefoot.sinks import json_lines
-from surefoot.types import PROMISES
-from surefoot.verifier import AGREE, CERTIFICATE, Verifier, load
 
-COLUMNS = (
-    "env_steps",
-    "episode_return",
-    "kl_mean",
-    "kl_q99",
-    "kl_max",
-    "kl_reverse",
-    "kl_reverse_max",
-    "projection_share",
-    "kl_part_cov",
-    "entropy",
-    "accepted",
-    "update_skipped",
-    "backtracks",
-    "fixpo_steps",
-    "fixup_tries",
-    "papi_eta",
-)
-"""Of `metrics.jsonl`, those that a report shows (docs/metrics.md says what they are)."""
-
-Trace = dict[str, np.ndarray]
-"""Column -> its value after every update [updates], NaN where it is null or not there; columns that
-no update has are left out. Of KL null is infinite: it was not finite."""
-KL = {"kl_q99", *PROMISES.values()}
-"""Columns whose null breaks what is promised."""
 NAMED = 5
 """Most updates that a note names."""
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What checking the certificate of a run found."""
-
-    updates: int
-    checked: int
-    """Updates whose value was computed in float64 while training."""
-    recomputed: int
-    """Updates whose value was computed again now, from kept arrays."""
-    largest: float | None
-    """Largest float64 value; None where none was checked."""
-    worst: int
-    """Its update."""
-    above: int
-    """Updates with a value above the bound."""
-    findings: tuple[str, ...]
-    """What is wrong; empty where it holds."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +55,14 @@ class Evidence:
     promise: str
     bound: float | None
     result: Result | None
-    trace: Trace
-    """Empty for rows of the store."""
+    ruler: Ruler | None
+    """None for rows of the store whose course it does not keep."""
     curve: np.ndarray
     """Steps, seconds since the start and return [points, 3] of every update with a return. Seconds
-    of the store's rows are spread evenly over steps; NaN where there is no clock."""
+    of the store's rows without a course are spread evenly over steps; NaN where there is no
+    clock."""
     certificate: Certificate | None
+    """Of rows of the store as it was checked when the run was added, else as it is now."""
     notes: tuple[str, ...] = ()
     """What is missing or unusual, each naming the run."""
 
@@ -130,9 +97,6 @@ def from_folder(folder: Path, label: str, steps: int | None = None) -> Evidence:
     trace = traced(rows, folder)
     if lost := not_finite(trace, [row.get("update", i + 1) for i, row in enumerate(rows)]):
         notes.append(f"{name}: the KL is not finite in {lost}")
-    spread = spread_of_actions(trace, folder)
-    if spread is not None:
-        trace["sigma"] = spread
     result = None
     try:
         result = read_run(folder, steps)
@@ -152,7 +116,7 @@ def from_folder(folder: Path, label: str, steps: int | None = None) -> Evidence:
         promise=about.get("promise", "not recorded"),
         bound=about.get("bound"),
         result=result,
-        trace=trace,
+        ruler=whole(trace),
         curve=curve_of(trace, clock_of(folder)),
         certificate=certified(folder),
         notes=tuple(notes),
@@ -161,10 +125,13 @@ def from_folder(folder: Path, label: str, steps: int | None = None) -> Evidence:
 
 def from_store(store: Store, row: Mapping[str, Any], label: str) -> Evidence:
     """A run of a row of the store. Raises `EnvironmentFault` where its curve is missing."""
-    result = store.result(dict(row))
+    result, course = store.result(dict(row)), store.course(row)
     points = np.array(result.curve, float).reshape(-1, 2)
-    seconds = points[:, 0] * (result.seconds / result.env_steps if result.env_steps else math.nan)
+    clock = np.array([(0, 0.0), (result.env_steps or math.nan, result.seconds)])
+    if course is not None and len(course.clock):
+        clock = course.clock
     versions = {"surefoot": row["surefoot"], **row["env_versions"]}
+    about = {"versions": versions, "git": row["git"], "code": row["code"]}
     return Evidence(
         label=label,
         env=row["env"],
@@ -172,34 +139,17 @@ def from_store(store: Store, row: Mapping[str, Any], label: str) -> Evidence:
         place=str(store.folder),
         stored=True,
         settings=row["settings"],
-        about={"versions": versions, "git": row["git"], "code": row["code"]},
+        about=about if course is None else about | course.about,
         promise=result.promise,
         bound=result.bound,
         result=result,
-        trace={},
-        curve=np.column_stack([points[:, 0], seconds, points[:, 1]]),
-        certificate=None,
+        ruler=None if course is None else course.ruler,
+        curve=np.column_stack([points[:, 0], np.interp(points[:, 0], *clock.T), points[:, 1]]),
+        certificate=None if course is None else course.certificate,
     )
 
 
 # The parts of a folder.
-
-
-def traced(rows: Sequence[Mapping[str, Any]], folder: Path) -> Trace:
-    """The columns of a report. Raises `EnvironmentFault` for one that is not of numbers."""
-    out: Trace = {}
-    for name in COLUMNS:
-        if not any(name in row for row in rows):
-            continue
-        values = [row.get(name) for row in rows]
-        if not all(x is None or isinstance(x, (int, float)) for x in values):
-            raise EnvironmentFault(f"{folder / 'metrics.jsonl'}: {name} is not a number")
-        numbers = np.array([math.nan if x is None else x for x in values], np.float64)
-        if name in KL:
-            there = np.array([name in row for row in rows])
-            numbers[there & ~np.isfinite(numbers)] = math.inf
-        out[name] = numbers
-    return out
 
 
 def not_finite(trace: Trace, numbers: Sequence[int]) -> str:
@@ -214,39 +164,6 @@ def not_finite(trace: Trace, numbers: Sequence[int]) -> str:
     return f"update{'s'[: len(here) != 1]} {', '.join(here[:NAMED])}{more}"
 
 
-def spread_of_actions(trace: Trace, folder: Path) -> np.ndarray | None:
-    """Sigma of a Gaussian policy [updates]: the geometric mean over action dimensions and states,
-    on the scale of the network's output; None for other policies. The number of dimensions is that
-    of the newest checkpoint's mean."""
-    if "kl_part_cov" not in trace or "entropy" not in trace:
-        return None
-    for path in sorted((folder / "checkpoints").glob("[0-9]*/arrays.safetensors"), reverse=True):
-        try:
-            arrays = load(path)
-        except (OSError, ValueError):
-            continue
-        means = [x for n, x in arrays.items() if n.endswith("head/mean/bias")]
-        if means:
-            return sigma(trace["entropy"], means[0].shape[-1])
-    return None
-
-
-def clock_of(folder: Path) -> np.ndarray:
-    """Environment steps and seconds since the start [rows, 2] by `timings.jsonl`, over all
-    stretches of a run: its clock starts again where the run was resumed, and what was done twice
-    counts twice."""
-    path = folder / "timings.jsonl"
-    before, last, out = 0.0, 0.0, dict[float, float]()
-    for row in json_lines(path, torn=True) if path.exists() else []:
-        now = row.get("seconds")
-        if now is None or now < last:
-            before, last = before + last, 0.0
-        last = now or 0.0
-        if now is not None and "env_steps" in row:
-            out[row["env_steps"]] = before + last
-    return np.array(sorted(out.items()), float).reshape(-1, 2)
-
-
 def curve_of(trace: Trace, clock: np.ndarray) -> np.ndarray:
     """Steps, seconds and return [points, 3] of the updates that report a return."""
     returns = trace.get("episode_return", np.full(len(trace["env_steps"]), math.nan))
@@ -254,29 +171,6 @@ def curve_of(trace: Trace, clock: np.ndarray) -> np.ndarray:
     steps = trace["env_steps"][known]
     seconds = np.interp(steps, *clock.T) if len(clock) else np.full(len(steps), math.nan)
     return np.column_stack([steps, seconds, returns[known]])
-
-
-def certified(folder: Path) -> Certificate | None:
-    """The certificate of a run, checked now; None where the run has none."""
-    if not (folder / CERTIFICATE).is_file():
-        return None
-    check = Verifier(folder).verify()
-    bound = math.inf if check.bound is None else check.bound
-    exact = [(line["float64"], line["update"]) for line in check.lines]
-    largest = max((pair for pair in exact if pair[0] is not None), default=(None, 0))
-    above = sum(
-        line["float32"] > bound or (line["float64"] or 0.0) > bound * (1 + AGREE)
-        for line in check.lines
-    )
-    return Certificate(
-        updates=len(check.lines),
-        checked=sum(x is not None for x, _ in exact),
-        recomputed=check.recomputed,
-        largest=largest[0],
-        worst=largest[1],
-        above=above,
-        findings=tuple(check.findings),
-    )
 
 
 # Names.

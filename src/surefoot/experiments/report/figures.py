@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from surefoot.experiments import statistics as st
 from surefoot.experiments import table as tb
+from surefoot.experiments.course import Column, pooled
 from surefoot.experiments.report.chart import Chart, Series
 from surefoot.experiments.report.evidence import Evidence
 from surefoot.experiments.report.gather import Material
@@ -44,7 +46,7 @@ class Panel:
     method: str
     env: str
     charts: tuple[Chart, ...]
-    """Empty where no run of the cell has its folder."""
+    """Empty where no run of the cell has its folder, or a course in the store."""
     runs: int
     """Runs that the charts are of."""
     asked: int
@@ -109,13 +111,14 @@ def learning(m: Material, env: str, number: int, styles: dict[str, int]) -> tupl
 def average(method: str, curves: Sequence[np.ndarray], axis: str, style: int) -> Series:
     """One line over seeds, with its interval where there are several.
 
-    Seeds are averaged at the same number of steps; against seconds it is drawn at the mean time
-    they took to get there, so that a seed on a busy machine does not hide how the others ended.
+    Seeds are averaged at the same number of steps; against seconds it is drawn at the median time
+    they took to get there, so that a seed on a busy machine neither hides how the others ended nor
+    draws the line out.
     """
     k = tb.course([[(float(p[0]), float(p[2])) for p in c] for c in curves], POINTS)
     at = k.steps
     if axis == "seconds":
-        at = np.mean([np.interp(at, c[:, 0], c[:, 1]) for c in curves], axis=0)
+        at = np.median([np.interp(at, c[:, 0], c[:, 1]) for c in curves], axis=0)
     if len(curves) == 1:
         return Series(method, at, k.iqm, style=style)
     return Series(method, at, k.iqm, k.low, k.high, style)
@@ -138,57 +141,41 @@ def profile(c: tb.Comparison) -> Chart | None:
         series=tuple(series),
         limits=(0.0, 1.0),
         labelled=False,
+        falling=True,
     )
 
 
 # The trust panel.
 
 
-@dataclass(frozen=True)
-class Course:
-    """A column over the training of several seeds, in so many stretches of updates [stretches]."""
+class Line(NamedTuple):
+    """A column over the training of several seeds."""
 
     steps: np.ndarray
-    """Environment steps, means over the updates of the stretch."""
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    """Smallest and largest value of any update of any seed: nothing is lost by thinning."""
-    lost: np.ndarray
-    """Number of updates whose value is infinite; mean and `high` are then, too."""
+    of: Column
 
 
-def course(runs: Sequence[Evidence], column: str, most: int = POINTS) -> Course | None:
-    """A column of the ruler over runs; None where none of them has it."""
-    have = [x.trace for x in runs if column in x.trace]
+def course(runs: Sequence[Evidence], column: str, most: int = POINTS) -> Line | None:
+    """A column of the ruler over runs, in no more stretches than those of the store are kept in;
+    None where none of them has it."""
+    have = [x.ruler for x in runs if x.ruler is not None and column in x.ruler.columns]
     if not have:
         return None
-    longest = max(len(t[column]) for t in have)
-    n = min(longest, most)
-    where = np.concatenate([np.arange(len(t[column])) * n // longest for t in have])
-    values = np.concatenate([t[column] for t in have])
-    steps = np.concatenate([t["env_steps"] for t in have])
-    out = np.full((5, n), np.nan)
-    for i in range(n):
-        here = where == i
-        out[0, i] = steps[here].mean()
-        known = values[here & ~np.isnan(values)]
-        out[4, i] = np.isinf(known).sum()
-        if len(known):
-            out[1:4, i] = known.mean(), known.min(), known.max()
-    return Course(*out)
+    kept = [len(r.at) for r in have if len(r.at) < r.updates]
+    n = min(most, *kept, max(r.updates for r in have))
+    return Line(*pooled(have, column, n))
 
 
-def lost(c: Course) -> tuple[tuple[float, int], ...]:
+def lost(line: Line) -> tuple[tuple[float, int], ...]:
     """Where updates are not finite, and how many."""
-    return tuple((float(x), int(n)) for x, n in zip(c.steps, c.lost, strict=True) if n)
+    return tuple((float(x), int(n)) for x, n in zip(line.steps, line.of.lost, strict=True) if n)
 
 
 def panel(key: tuple[str, str], runs: Sequence[Evidence], number: int) -> Panel:
     """The trust panel of a cell: KL against its bound, what was accepted and mended, sigma,
     entropy."""
     method, env = key
-    there = [x for x in runs if x.trace]
+    there = [x for x in runs if x.ruler is not None]
     charts = [kl_chart(there, number), judged_chart(there, number), accepted_chart(there, number)]
     charts += [
         single(there, number, column, words, words.capitalize())
@@ -218,9 +205,9 @@ def kl_chart(runs: Sequence[Evidence], number: int) -> Chart | None:
             continue
         missed = lost(got)  # of the last: where the mean is not finite, the worst state is not
         if name == "kl_max":  # the worst of a stretch is the line, so that no peak is averaged away
-            series.append(Series(word, got.steps, got.high, style=i))
+            series.append(Series(word, got.steps, got.of.high, style=i))
         else:
-            series.append(Series(word, got.steps, got.mean, got.low, got.high, i))
+            series.append(Series(word, got.steps, got.of.mean, got.of.low, got.of.high, i))
     if not series:
         return None
     return Chart(
@@ -255,13 +242,14 @@ def accepted_chart(runs: Sequence[Evidence], number: int) -> Chart | None:
         title = "Kept: finite, and not undone"
         if undone is None:
             return None
-        got = Course(undone.steps, 1 - undone.mean, 1 - undone.high, 1 - undone.low, undone.lost)
+        u = undone.of
+        got = Line(undone.steps, Column(1 - u.mean, 1 - u.high, 1 - u.low, u.known, u.lost))
     return Chart(
         name=f"accepted-{number}",
         title=title,
         x_label="environment steps",
         y_label="share of updates",
-        series=(Series("accepted", got.steps, got.mean),),
+        series=(Series("accepted", got.steps, got.of.mean),),
         limits=(0.0, 1.0),
     )
 
@@ -283,7 +271,7 @@ def single(
         title=title,
         x_label="environment steps",
         y_label=y_label,
-        series=(Series(column, got.steps, got.mean, got.low, got.high),),
+        series=(Series(column, got.steps, got.of.mean, got.of.low, got.of.high),),
         band=UPDATES_BAND,
         bound=bound,
         lost=lost(got),

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from surefoot.experiments.report.chart import HEADER, Chart, rows, short, span
+from surefoot.experiments.report.chart import HEADER, Chart, look, rows, short, span
 from surefoot.experiments.report.figures import Figures
 from surefoot.experiments.report.gather import Material
 from surefoot.experiments.report.markup import identifier
 from surefoot.experiments.report.settings import compared
 from surefoot.experiments.report.style import ON_LIGHT
+from surefoot.experiments.report.svg import LABELLED
 from surefoot.experiments.store import write_whole
 from surefoot.experiments.table import csv_text, results_csv
 
@@ -149,23 +150,26 @@ def sheet(path: Path, title: str, lines: Sequence[tuple[str, tuple[Chart, ...]]]
 
 def plot(axis: Any, chart: Chart) -> None:
     """A chart in the axes of matplotlib."""
-    top = span(chart)[1]
+    top, many = span(chart)[1], len(chart.series) > LABELLED
     for s in chart.series:
-        colour = ON_LIGHT[s.style % len(ON_LIGHT)]
+        hue, dashes, mark = look(s.style)
+        colour = ON_LIGHT[hue]
         axis.plot(
             s.x,
             np.minimum(s.y, top),
             label=s.label,
             color=colour,
-            linestyle=DASHES[s.style % len(DASHES)],
-            marker=MARKS[s.style % len(MARKS)],
+            linestyle=DASHES[dashes],
+            marker=MARKS[mark],
             markevery=max(1, math.ceil(len(s.x) / 5)),
             markersize=4,
             linewidth=1.4,
         )
         if s.low is not None and s.high is not None and not np.isnan(s.low).all():
             low, high = np.minimum(s.low, top), np.minimum(s.high, top)
-            axis.fill_between(s.x, low, high, color=colour, alpha=0.15, linewidth=0)
+            axis.fill_between(
+                s.x, low, high, color=colour, alpha=0.05 if many else 0.15, linewidth=0
+            )
     if chart.bound is not None:
         axis.axhline(chart.bound, color="#b00020", linestyle="--", linewidth=1.2)
         axis.annotate(
@@ -188,4 +192,5 @@ def plot(axis: Any, chart: Chart) -> None:
     axis.set_ylabel(chart.y_label, fontsize=8)
     axis.tick_params(labelsize=8)
     if len(chart.series) > 1 or chart.lost:
-        axis.legend(frameon=False, fontsize=7)
+        beside: Any = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if many else {}
+        axis.legend(frameon=False, fontsize=7, **beside)

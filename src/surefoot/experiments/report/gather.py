@@ -16,9 +16,10 @@ import numpy as np
 
 from surefoot.checks import EnvironmentFault, UsageError
 from surefoot.envs import nearest
+from surefoot.experiments.course import STRETCHES
 from surefoot.experiments.plan import LEARNING_EPOCH, WITHOUT_EFFECT, digest
 from surefoot.experiments.report.evidence import Evidence, from_folder, from_store, method_of
-from surefoot.experiments.store import Store
+from surefoot.experiments.store import Store, same_training
 from surefoot.experiments.table import Comparison, summary, with_scale
 from surefoot.runs import described
 
@@ -101,12 +102,18 @@ def assembled(
                 cells[m, e] = here
     stored = sum(x.stored for x in evidence)
     own = [words for x in evidence for words in x.notes]
+    bare = sum(x.stored and x.ruler is None for x in evidence)
     if stored:
-        own.append(
+        words = (
             f"{stored} of {len(evidence)} runs are known from the results store alone: it keeps "
-            "score, curve, share of updates within the bound, worst KL and total time, not the "
-            "course of the KL nor the certificate"
+            "score, curve, share of updates within the bound, worst KL and total time"
         )
+        if bare < stored:
+            words += (
+                f"; of {stored - bare} of them also the ruler over time in {STRETCHES} stretches, "
+                "and what checking the certificate found when they were added"
+            )
+        own.append(f"{words}; of {bare} not" if 0 < bare < stored else words)
     returned = [x for x in evidence if len(x.curve)]
     clockless = sum(not np.isfinite(x.curve[:, 1]).all() for x in returned)
     if clockless:
@@ -308,8 +315,7 @@ def chosen(row: Evidence | None, run: Evidence, notes: list[str]) -> Evidence:
     row, which is what the comparison counted."""
     if row is None or row.result is None:
         return run
-    same = run.result is not None and math.isclose(run.result.score, row.result.score, rel_tol=1e-9)
-    if same:
+    if run.result is not None and same_training(run.result, row.result):
         return run
     notes.append(
         f"{run.name}: {shown(Path(run.place))} holds another training than the store's row, which "

@@ -285,15 +285,34 @@ def curves(m: Material, drawn: Figures) -> list[Markup]:
         if charts:
             out.append(element("h3", env))
             out.append(element("div", *(figure(c) for c in charts), class_="grid wide"))
-    if out and any(x.stored for x in m.evidence):
-        words = (
-            "The store keeps the total time of a run: against seconds, its runs are spread evenly "
-            "over their steps. Runs whose folder is there have their own clock."
-        )
-        out.insert(0, element("p", words))
+    if out:
+        out.insert(0, element("p", " ".join(timed(m))))
     if not out:
         return [element("p", "No episode has ended yet, so there is no return to show.")]
     return out
+
+
+def timed(m: Material) -> list[str]:
+    """What charts against seconds stand on."""
+    words = ["Against seconds a line is drawn at the median time of its seeds."]
+    if any(x.stored and x.ruler is None for x in m.evidence):
+        words.append(
+            "Runs of which the store keeps no course are spread evenly over their steps; the "
+            "others have their own clock."
+        )
+    spans = {
+        key: [x.result.seconds for x in runs if x.result is not None and x.result.seconds > 0]
+        for key, runs in m.cells.items()
+    }
+    spread = {key: max(s) / min(s) for key, s in spans.items() if s}
+    (method, env), most = max(spread.items(), key=lambda x: x[1], default=(("", ""), 1.0))
+    if most > 1.2:
+        ends = " to ".join(clock(f(spans[method, env])) for f in (min, max))
+        words.append(
+            f"Seconds are those of the clock, whatever else the machine did: seeds of {method} on "
+            f"{env} took {ends}, the widest spread here. Times of every run are in the last table."
+        )
+    return words
 
 
 def profile(m: Material, drawn: Figures) -> list[Markup]:
@@ -320,8 +339,8 @@ def trust(m: Material, drawn: Figures) -> list[Markup]:
     if bare:
         names = "; ".join(f"{p.method} on {p.env}" for p in bare)
         words = (
-            "Over time the ruler is in a run's folder alone, and the store does not keep it. No "
-            f"folder is there of: {names}."
+            "Over time the ruler is in a run's folder, and in the store where the run was added "
+            f"with it. Neither is there of: {names}."
         )
         out.append(element("p", words))
     if len(full) > OPEN:
@@ -341,7 +360,7 @@ def trust_panel(p: Panel, unfolded: bool) -> Markup:
     """The charts of a cell."""
     count = f"{p.runs} run{'s'[: p.runs != 1]}"
     if p.runs < p.asked:
-        count += f" of {p.asked} (the others are in the store alone)"
+        count += f" of {p.asked} (the store keeps no course of the others)"
     return element(
         "details",
         element("summary", f"{p.method} on {p.env}, {count}"),
@@ -375,8 +394,9 @@ def certificates(m: Material) -> list[Markup]:
             element(
                 "p",
                 "No certificate is here: it is in the folder of a run, and none of these runs has "
-                "a folder with one. How many updates were within the bound, by the ruler's float32 "
-                "values, is in the table above.",
+                "a folder with one, or was added to the store with what it was found to be. How "
+                "many updates were within the bound, by the ruler's float32 values, is in the "
+                "table above.",
             )
         ]
     lines, findings = [], []
@@ -398,12 +418,16 @@ def certificates(m: Material) -> list[Markup]:
         if len(c.findings) > 5:
             findings.append(f"{x.name}: {len(c.findings) - 5} more findings")
     rejected = sum(bool(x.certificate and x.certificate.findings) for x in there)
+    stored = sum(x.stored for x in there)
+    when = "now" if not stored else "when the run was added to the store"
+    if 0 < stored < len(there):
+        when = f"now, of {stored} runs when they were added to the store"
     words = (
-        f"{len(there)} of {len(m.evidence)} runs have their certificate here, of {total} updates, "
-        f"{checked} of them computed again in float64 while training. Checked now: "
-        f"{len(there) - rejected} hold, {rejected} rejected; {above} updates above a bound."
+        f"Certificates of {len(there)} of {len(m.evidence)} runs, of {total} updates, {checked} of "
+        f"them computed again in float64 while training. Checked {when}: {len(there) - rejected} "
+        f"hold, {rejected} rejected; {above} updates above a bound."
     )
-    header = ("run", "verdict", "promise", "updates", "in float64", "recomputed now", "above bound")
+    header = ("run", "verdict", "promise", "updates", "in float64", "recomputed", "above bound")
     return some(
         element("p", words),
         grid((*header, "largest"), lines, "Certificates", numeric=(3, 4, 5, 6)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from surefoot.experiments.report.svg import COLOURS
+from surefoot.experiments.report.chart import COLOURS
 
 ON_LIGHT = (
     "#0072b2",

@@ -17,6 +17,7 @@ from surefoot.experiments.report.chart import (
     Series,
     ends_text,
     log_ticks,
+    look,
     picked,
     span,
     stretches,
@@ -27,9 +28,7 @@ from surefoot.experiments.report.markup import Markup, element
 
 WIDTH, HEIGHT = 340, 230
 TOP, BOTTOM, LEFT = 10, 42, 50
-COLOURS = 8
 DASHES = ("", "7 3", "2 2.5", "9 3 2 3")
-MARKERS = 6
 LABELLED = 6
 """Most lines that are labelled at their ends; of more the legend has to do."""
 LETTER = 6.3
@@ -56,7 +55,12 @@ class Frame(NamedTuple):
 
 def dashes(style: int) -> str:
     """Dashes of the lines of a style."""
-    return DASHES[style % len(DASHES)]
+    return DASHES[look(style)[1]]
+
+
+def colour(style: int) -> str:
+    """The class of the colour of a style."""
+    return f"c{look(style)[0]}"
 
 
 def marker(style: int, x: float, y: float) -> str:
@@ -72,7 +76,7 @@ def marker(style: int, x: float, y: float) -> str:
         f"M{x:.1f} {y + 1.2 * r:.1f}l{1.2 * r:.1f} {-2.1 * r:.1f}h{-2.4 * r:.1f}z",
         f"M{x - 1.4 * r:.1f} {y - 0.5 * r:.1f}h{2.8 * r:.1f}v{r:.1f}h{-2.8 * r:.1f}z",
     )
-    return shapes[style % MARKERS]
+    return shapes[look(style)[2]]
 
 
 def draw(chart: Chart) -> Markup:
@@ -98,6 +102,7 @@ def draw(chart: Chart) -> Markup:
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
         aria_labelledby=f"{name}-title {name}-desc",
+        class_="many" if len(chart.series) > LABELLED else None,
     )
 
 
@@ -172,7 +177,7 @@ def area(s: Series, frame: Frame) -> Markup | None:
         x = frame.x(s.x[part])
         there, back = points(x, frame.y(s.high[part])), points(x[::-1], frame.y(s.low[part])[::-1])
         path += f"M{there}L{back}z"
-    return element("path", d=path, class_=f"band c{s.style % COLOURS}") if path else None
+    return element("path", d=path, class_=f"band {colour(s.style)}") if path else None
 
 
 def line(s: Series, frame: Frame) -> Markup:
@@ -187,7 +192,7 @@ def line(s: Series, frame: Frame) -> Markup:
         "g",
         element("path", d=path, stroke_dasharray=dashes(s.style) or None, class_="line"),
         element("path", d=marks, class_="mark"),
-        class_=f"c{s.style % COLOURS}",
+        class_=colour(s.style),
     )
 
 
@@ -274,7 +279,7 @@ def swatch(style: int, kind: str = "line") -> Markup:
         "svg",
         *inside,
         viewBox="0 0 30 12",
-        class_=f"swatch c{style % COLOURS}",
+        class_=f"swatch {colour(style)}",
         aria_hidden="true",
         focusable="false",
     )
