@@ -1,6 +1,7 @@
 """What the update of every first-order method costs beside PPO's, in one run.
 
     python benchmarks/family_cost.py
+    python benchmarks/family_cost.py --table    # of what was measured, measuring nothing
 
 All update the same policy on the same batch: 2048 rows of a rollout on HalfCheetah-v5 (17 -> 6)
 after some updates of PPO with its preset, 64 x 64 tanh. Every method takes the same 320 gradient
@@ -8,7 +9,8 @@ steps (10 epochs of 32 minibatches) with the same Adam, and none stops early; V-
 more with the steps of their own defaults. `policy` is the method's update alone, `update` the whole
 of `learn` (values, advantages, policy, critic, ruler). Compiled and warm, all of them in turn; a
 ratio is that of two medians, of processor time (`cpu`, which others on the machine hardly change)
-and of time on the clock (`wall`). Writes results/family_cost.json.
+and of time on the clock (`wall`). Writes results/family_cost.json, and --table
+results/first_order/cost.md; `test_docs.py` holds that table and pages say what that file does.
 """
 
 import os
@@ -25,6 +27,9 @@ from pathlib import Path
 from typing import Any
 
 OUT = Path(__file__).resolve().parent / "results" / "family_cost.json"
+TABLE = OUT.with_name("first_order") / "cost.md"
+OWN = ", own steps"
+"""How the rows of methods with their own steps end."""
 BOUND = 1.5
 """Ratio to PPO's at the same number of steps that none may exceed."""
 PARTS = ("policy", "update")
@@ -54,7 +59,7 @@ def methods(sgd: Any) -> dict[str, Any]:
         "spu": sf.SPU(stop_kl=1e9, sgd=sgd),
         "discovered_po": sf.DiscoveredPO(sgd=sgd),
     }
-    return same | {"mdpo, own steps": sf.MDPO(), "vmpo, own steps": sf.VMPO()}
+    return same | {f"mdpo{OWN}": sf.MDPO(), f"vmpo{OWN}": sf.VMPO()}
 
 
 def under_way(env: str, updates: int) -> tuple[Any, Any]:
@@ -103,6 +108,45 @@ def measure(runs: dict[str, dict[str, Callable[[], Any]]], repeats: int) -> dict
     return times
 
 
+def table(measured: dict[str, Any]) -> str:
+    """What was measured, as a page."""
+    rows, commit = measured["methods"], measured["git"]["commit"][:7]
+    repeats = len(rows[0]["runs_ms"]["policy_cpu"])
+    head = ("method", "gradient steps", "policy, ms", "beside PPO", "update, ms", "beside PPO")
+    out = [
+        "# What an update costs beside PPO's",
+        "",
+        f"Made by `{measured['command']} --table` from `benchmarks/results/{OUT.name}`, measured "
+        f"at {commit} on {measured['cores']} core: medians of {repeats} updates in "
+        f"milliseconds of processor time, of a batch of {measured['rows_of_a_batch']} rows of "
+        f"{measured['env']}, a policy of 64 x 64. Policy: the method's update alone; "
+        "update: the whole of `learn`, with values, advantages, critic and ruler. No method may "
+        f"take more than {measured['bound']} times PPO's at PPO's number of steps.",
+        "",
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
+    ]
+    for row in rows:
+        cells = [f"{row[k][f'{part}_cpu']:.2f}" for part in PARTS for k in ("ms", "ratio")]
+        out.append(f"| {' | '.join([row['method'], str(row['steps']), *cells])} |")
+    return "\n".join(out) + "\n"
+
+
+def sentence(measured: dict[str, Any], name: str) -> str:
+    """What a method's page says of its cost."""
+    rows = {row["method"]: row for row in measured["methods"]}
+    ratios = lambda r: [f"{r['ratio'][f'{part}_cpu']:.2f}" for part in PARTS]  # noqa: E731
+    policy, update = ratios(rows[name])
+    said = (
+        f"Its update takes {policy} times PPO's processor time at the same {rows[name]['steps']} "
+        f"gradient steps, the whole of `learn` {update} times"
+    )
+    if own := rows.get(name + OWN):
+        policy, update = ratios(own)
+        said += f"; with its own {own['steps']} steps, on the whole batch, {policy} and {update}"
+    return f"{said} times PPO's with {rows['ppo']['steps']}." if own else f"{said}."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -111,7 +155,11 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--out", default=str(OUT))
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
+    if args.table:
+        TABLE.write_text(table(json.loads(Path(args.out).read_text())))
+        return
     from surefoot.provenance import environment
 
     agent, (rollout, seen, _) = under_way(args.env, args.updates)
@@ -128,7 +176,7 @@ def main() -> None:
         rows.append(row)
         said = f"{name:<20} {steps:>4} steps, x PPO:"
         print(said, ", ".join(f"{kind} {x:.2f}" for kind, x in ratio.items()))
-    same = [r for r in rows if "own" not in r["method"]]
+    same = [r for r in rows if not r["method"].endswith(OWN)]
     worst = max(same, key=lambda r: r["ratio"]["policy_cpu"])
     result = {
         "command": "python benchmarks/family_cost.py",

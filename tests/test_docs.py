@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import json
 import re
 import runpy
 import sys
@@ -143,6 +144,20 @@ def test_the_page_of_results_is_made_from_the_store(monkeypatch):
     )
     for method in METHODS:
         assert f"| `{method}` |" in written
+
+
+def test_what_updates_cost_is_what_was_measured(monkeypatch):
+    """The table, and the sentence on every page of the family."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    cost = importlib.import_module("family_cost")
+    measured = json.loads(cost.OUT.read_text())
+    assert cost.TABLE.read_text() == cost.table(measured), (
+        "run python benchmarks/family_cost.py --table"
+    )
+    names = {row["method"].split(",")[0] for row in measured["methods"]}
+    for name in names - {"ppo"}:
+        page = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
+        assert cost.sentence(measured, name) in " ".join(page.split()), name
 
 
 def test_every_public_name_is_documented(monkeypatch):

@@ -24,6 +24,7 @@ OUTSIDE = {
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks/results/learning.md": "learning.md",
     "benchmarks/results/compare/table.md": "comparison.md",
+    "benchmarks/results/first_order/cost.md": "cost.md",
     "tests/PLANTED.md": "planted.md",
 }
 """Files of the repository that become pages."""
