@@ -146,6 +146,43 @@ def test_the_page_of_results_is_made_from_the_store(monkeypatch):
         assert f"| `{method}` |" in written
 
 
+@pytest.mark.slow
+def test_what_was_asked_of_the_family_is_made_from_the_store(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    made = importlib.import_module("first_order")
+    written = made.OUT.read_text()
+    assert written == made.page(made.Store(made.RESULTS)), "run python benchmarks/first_order.py"
+    for method in made.FAMILY:
+        passes = "no, a control" if method in made.CONTROLS else "yes"
+        assert re.search(rf"\| `{method}` \|.*\| {passes} \|", written), method
+
+
+SHOWN = {
+    "mdpo": ["t", "objective", "update"],
+    "ppo": ["update"],
+    "trgppo": ["bounds", "objective", "update"],
+    "vmpo": ["losses", "L_alpha", "update"],
+}
+"""What some pages show of the source, in this order; of others the first is `objective` where there
+is one."""
+
+
+def test_pages_show_the_source_of_their_algorithm(monkeypatch):
+    """Not `update` alone, which for most of the family is one call of `SGD.maximise`."""
+    monkeypatch.syspath_prepend(ROOT / "docs" / "site")
+    source = importlib.import_module("source")
+    for name, (module, record, _) in METHODS.items():
+        shown = source.code(module, record)
+        names = re.findall(r"^def (\w+)\(", shown, re.M)
+        assert compile(shown, name, "exec") and names[-1] == "update"
+        assert SHOWN.get(name, names) == names, name
+        assert ("objective" in names) is hasattr(method_class(name), "objective")
+    monkeypatch.setattr(source, "LEFT_OUT", {"losses"})  # and what is called by that alone
+    assert re.findall(r"^def (\w+)\(", source.code(*METHODS["vmpo"][:2]), re.M) == ["update"]
+    with pytest.raises(LookupError, match="has no update of Nobody"):
+        source.code("surefoot.methods.ppo", "Nobody")
+
+
 def test_what_updates_cost_is_what_was_measured(monkeypatch):
     """The table, and the sentence on every page of the family."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

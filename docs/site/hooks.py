@@ -1,9 +1,8 @@
-"""What mkdocs does not do by itself: pages made from files outside docs/, the code of `update` on
+"""What mkdocs does not do by itself: pages made from files outside docs/, the code of the update on
 every method's page, and a page of the public names."""
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import os
 import re
@@ -24,6 +23,7 @@ OUTSIDE = {
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks/results/learning.md": "learning.md",
     "benchmarks/results/compare/table.md": "comparison.md",
+    "benchmarks/results/first_order/asked.md": "asked.md",
     "benchmarks/results/first_order/cost.md": "cost.md",
     "tests/PLANTED.md": "planted.md",
 }
@@ -44,7 +44,7 @@ def beside(name: str) -> ModuleType:
     return module
 
 
-public = beside("public")
+public, source = beside("public"), beside("source")
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -62,20 +62,20 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Set links right and show the code."""
     here = page.file.src_uri
-    source = next((s for s, p in OUTSIDE.items() if p == here), f"docs/{here}")
-    markdown = LINK.sub(lambda m: link(m, source, here), markdown)
+    written = next((s for s, p in OUTSIDE.items() if p == here), f"docs/{here}")
+    markdown = LINK.sub(lambda m: link(m, written, here), markdown)
     if here.startswith("methods/"):
         markdown = with_code(markdown, Path(here).stem)
     return markdown
 
 
-def link(found: re.Match[str], source: str, here: str) -> str:
+def link(found: re.Match[str], written: str, here: str) -> str:
     """A link as the site has it: to a page, to a file below docs/, or the bare name of a file of
-    the repository."""
+    the repository. `written` is the file that it stands in."""
     picture, text, target, anchor = found.groups()
     if "://" in target:
         return found[0]
-    path = os.path.normpath(os.path.join(os.path.dirname(source), target))
+    path = os.path.normpath(os.path.join(os.path.dirname(written), target))
     if path in OUTSIDE:
         to = OUTSIDE[path]
     elif path.startswith("docs/") and (ROOT / path).exists():
@@ -89,7 +89,7 @@ def link(found: re.Match[str], source: str, here: str) -> str:
 
 
 def with_code(markdown: str, name: str) -> str:
-    """A method's page with the source of its `update` where the section on the algorithm ends."""
+    """A method's page with the source of its update where the section on the algorithm ends."""
     from surefoot.methods import METHODS
     from surefoot.wrappers import WRAPPERS
 
@@ -102,20 +102,6 @@ def with_code(markdown: str, name: str) -> str:
     record = entry.record if hasattr(entry, "record") else None
     before, after = markdown.split(HEADING, 1)
     section, *rest = re.split(r"(?m)^(?=## )", after, maxsplit=1)
-    code = (
-        f'\n```python title="{module.replace(".", "/")}.py"\n{update_of(module, record)}\n```\n\n'
-    )
+    title, shown = f"{module.replace('.', '/')}.py", source.code(module, record)
+    code = f'\n```python title="{title}"\n{shown}\n```\n\n'
     return before + HEADING + section + code + "".join(rest)
-
-
-def update_of(module: str, record: str | None) -> str:
-    """The source of a record's `update`, dedented; inherited ones from the module they stand in."""
-    path = ROOT / "src" / Path(*module.split(".")).with_suffix(".py")
-    text = path.read_text()
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.ClassDef) and record in (None, node.name):
-            for item in node.body:
-                if isinstance(item, ast.FunctionDef) and item.name == "update":
-                    lines = text.splitlines()[item.lineno - 1 : item.end_lineno]
-                    return "\n".join(line.removeprefix("    ") for line in lines)
-    raise PluginError(f"{module} has no update of {record}")
