@@ -83,13 +83,13 @@ class VMPO:
     in Gym, 0.1 from pixels)."""
     target_kl: float = 0.01
     """KL(target || new) that alpha steers towards, epsilon_alpha, for distributions other than
-    diagonal Gaussians (paper: log-uniform in [0.001, 0.01])."""
+    diagonal Gaussians (codes after the paper: log-uniform in [0.001, 0.01])."""
     target_kl_mean: float = 0.01
     """The same for the Gaussian mean's part (codes after the paper: 0.005 to 0.1)."""
     target_kl_cov: float = 5e-5
     """The same for the Gaussian covariance's part (codes after the paper: 1e-6 to 5e-4)."""
     eta_init: float = 1.0
-    """Temperature at the start of the run."""
+    """Temperature at the start of the run (codes after the paper: 1)."""
     alpha_init: float = 5.0
     """Multipliers at the start of the run (codes after the paper: 5)."""
     dual_lr: float = 1e-4
