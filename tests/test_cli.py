@@ -9,14 +9,17 @@ import time
 
 import pytest
 
+import changed
 from surefoot import envs
 from surefoot.cli import COMMANDS, main
 from surefoot.cli.flags import number, one_line, part, part_text, whole_number
 from surefoot.cli.seeds import strip
 from surefoot.cli.train_ import ALIASES, scan, spell
-from surefoot.config import PARTS
+from surefoot.config import PARTS, to_json
 from surefoot.memory import Attention, Blend, MeanBlend
+from surefoot.methods import METHODS
 from surefoot.multipliers import BetaRule, ConstantBeta
+from surefoot.presets import choose
 
 TINY = ["--env", "CartPole-v1", "--num-envs", "2", "--num-steps", "32", "--steps", "128"]
 QUICK = [*TINY, "--value.sgd.epochs", "2", "--value.sgd.minibatches", "2"]
@@ -135,6 +138,19 @@ def test_every_ablation_is_a_flag(method, name, capsys):
         assert main(["train", method, *TINY, *extra, "--print-config"]) == 0
         shown.append(json.loads(capsys.readouterr().out)["method"])
     assert shown[1] == shown[0] | changed != shown[0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_field_of_every_method_is_a_flag(name, capsys):
+    """All at once, each with another value than the preset's."""
+    env = "jax:CartPole-v1"
+    base = choose(name, env).method
+    method = changed.every_field(base)
+    assert main(["train", name, "--env", env, *changed.flags(method), "--print-config"]) == 0
+    shown = json.loads(capsys.readouterr().out)["method"]
+    assert shown == to_json(method)
+    was = to_json(base)
+    assert [field for field in shown if field != "type" and shown[field] == was[field]] == []
 
 
 def test_a_part_prints_as_it_is_typed():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import changed
 from surefoot import (
     NPG,
     PPO,
@@ -56,6 +57,18 @@ def test_divergences_and_statistics_go_through_json():
     data["method"]["divergence"] = {"type": "MeanState"}
     with pytest.raises(UsageError, match=r"allowed: .* one of KLOldNew, KLNewOld"):
         from_json(data)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_field_of_every_method_goes_through_json(name):
+    """With a value that is not its default, at every depth."""
+    base = method_class(name)()
+    method = changed.every_field(base)
+    pairs = zip(changed.leaves(base, ""), changed.leaves(method, ""), strict=False)
+    assert all(a != b for a, b in pairs)
+    config = Config(method, ValueFit())
+    text = json.dumps(to_json(config), allow_nan=False)
+    assert from_json(json.loads(text)) == config != Config(base, ValueFit())
 
 
 def test_whole_numbers_in_json_serve_as_numbers():
