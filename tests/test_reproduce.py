@@ -92,11 +92,41 @@ def test_the_quick_part_is_a_part_and_says_which(p, item):
     assert all(t.steps <= own[t.env].steps for t in part.tasks if t not in part.foreign)
     assert part.steps < full.steps
     line = items.share(part)[0]
-    percent = 100 * part.steps / full.steps
     assert f"{len(part.seeds)} of {len(full.seeds)} seeds" in line
-    assert f"{percent:.3g} % of its {full.steps:,} environment steps" in line
-    assert all(f"in place of {item.tasks[0].plain}" in line for _ in part.foreign)
+    own = sum(t.steps for t in part.tasks if t.env in own) * len(part.entrants) * len(part.seeds)
+    share = f"{100 * own / full.steps:.3g} %" if own else "none"
+    assert line.endswith(f": {share} of its {full.steps:,} environment steps")
+    assert all(f"a stand-in, in place of {item.tasks[0].plain}" in line for _ in part.foreign)
     assert len(part.seeds) >= 3  # or there is no interval worth its name
+
+
+def test_nothing_of_the_papers_steps_is_run_where_a_task_stands_in():
+    assert items.share(scope(["mcpo", "ablations", "--quick"]))[0] == (
+        "0 of 1 task, 13 of 13 methods, 3 of 5 seeds, LunarLander-v3 at 300,000 steps as a "
+        "stand-in, in place of BipedalWalkerHardcore-v3: none of its 3,250,000,000 environment "
+        "steps"
+    )
+    both = items.quick(paper("mcpo").item("ablations"))
+    both = dataclasses.replace(both, tasks=(*both.tasks, *both.item.tasks))
+    assert items.share(both)[0].endswith(": 60 % of its 3,250,000,000 environment steps")
+
+
+def test_an_item_is_found_by_what_the_paper_calls_it(capsys):
+    """MCPO's ablations are its figure 2; the same runs, folder and words whichever is typed."""
+    assert paper("mcpo").item("figure2") is paper("mcpo").item("ablations")
+    said = []
+    for name in ("figure2", "ablations"):
+        part = ["--method", "mcpo-10", "--seeds", "1", "--dry-run", "--json"]
+        assert main(["reproduce", "mcpo", name, *part]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0] == said[1] and said[0]["command"].startswith("surefoot reproduce mcpo ablations")
+    with pytest.raises(ValueError, match="did you mean figure2"):
+        paper("mcpo").item("figur2")
+    for p in all_papers().values():
+        names = [n for i in p.items for n in (i.name, *i.also)] + [x.name for x in p.later]
+        assert len(set(names)) == len(names)
+    text = (ROOT / "docs" / "reproduce.md").read_text()
+    assert "| `ablations`, also `figure2` |" in text
 
 
 def test_the_quick_part_of_table_1_by_hand():
@@ -317,6 +347,11 @@ WRONG = [
     (["mcpo", "table1", "--max-hours", "soon"], "--max-hours is soon"),
     (["mcpo", "table1", "--quick", "3"], "--quick takes no value"),
     (["mcpo", "table1", "figure1"], "one item at a time"),
+    (
+        ["mcpo", "table1", "--store", __file__],
+        f"--store is {__file__}, a file; a store is a folder",
+    ),
+    (["--store", __file__], "a store is a folder"),
     (["fixpo", "--env", "Nope-v5", "--quick"], "ITEM is missing; --env --quick are of one item"),
     (["--steps", "1m"], "ITEM is missing; --steps is of one item: surefoot reproduce PAPER"),
 ]
@@ -344,6 +379,9 @@ def test_the_list_has_every_item_its_time_and_what_is_not_there(capsys):
     there = {(r["paper"], r["item"]) for r in rows if r["status"] == "there"}
     assert there == {(p.name, i.name) for p, i in all_items()}
     assert all(r["why"] for r in rows if r["status"] == "not there yet")
+    assert {tuple(r.get("also", ())) for r in rows} == {(), ("figure2",)}
+    assert main(["reproduce", "mcpo"]) == 0
+    assert "50 million steps, also figure2\n" in capsys.readouterr().out
     assert all(0 < r["quick_seconds"] < r["seconds"] for r in rows if r["status"] == "there")
     assert main(["reproduce", "fixpo"]) == 0
     said = capsys.readouterr().out
@@ -449,6 +487,32 @@ def test_the_quick_part_is_not_told_to_those_who_asked_for_it(capsys, monkeypatc
     err = capsys.readouterr().err
     assert "a part in minutes" not in err and "a part of your own: --steps N" in err
     assert err.count("--quick") == 1  # in the line that does all of it
+
+
+@pytest.mark.parametrize("command", ["reproduce", "compare"])
+def test_a_store_that_answers_nothing_is_said_to_be_new_or_empty(command, capsys, monkeypatch):
+    """A folder that was misspelt would train everything, and so would say nothing of it."""
+    nothing_is_run(monkeypatch)
+    args = ["--env", "Pendulum-v1", "--seeds", "1", "--dry-run"]
+    args += ["--store", "store", "--run-dir", "runs"]
+    which = ["mcpo", "table1", "--method", "mcpo-5"] if command == "reproduce" else ["ppo"]
+
+    def head():
+        assert main([command, *which, *args]) == 0
+        return next(x for x in capsys.readouterr().out.splitlines() if " · seed 0 · " in x)
+
+    assert head().endswith("1 to train · store store is new")
+    Path("store").mkdir()
+    assert head().endswith("1 to train · store store is empty")
+    row = json.loads((ROOT / "benchmarks/results/runs.jsonl").read_text().splitlines()[0])
+    Path("store/runs.jsonl").write_text(json.dumps(row | {"epoch": 0}) + "\n")
+    assert head().endswith(" · store store has no row of this learning epoch")
+    args[args.index("store")] = str(ROOT / "benchmarks" / "results")
+    assert " · store " not in head()
+    args[args.index(str(ROOT / "benchmarks" / "results"))] = __file__
+    assert main([command, *which, *args]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and f"--store is {__file__}, a file" in err
 
 
 # Measures.
@@ -573,6 +637,9 @@ def test_at_other_steps_the_papers_numbers_are_not_said_to_be_comparable():
     assert beside.paper_steps(quick, quick.tasks[0]) == 10_000_000 > quick.tasks[0].steps
 
 
+PAGE = {"paper": "mcpo", "command": "surefoot reproduce mcpo table1"}
+
+
 def test_a_table_by_hand():
     said = one_task(
         {"a": Number(10, 1), "b": Number(20, 2), "c": Number(words="slow")},
@@ -593,7 +660,8 @@ def test_a_table_by_hand():
         "best of these in the paper: B, ours: A; B is number 2 here",
     ]
     table = beside.grid(block)
-    assert table[0][-2:] == ["paper's d", "d"]
+    assert table[0][-2:] == ["paper's d, computed", "d"]
+    assert "the paper prints none, and its d is computed here" in beside.page(PAGE | said)
     assert table[1][1:6] == ["3", "10 ± 1", "15.0 ± 1.000", table[1][4], "+5.000 (+50 %)"]
     assert table[3][1:4] == ["0", "slow", "not run"]
 
@@ -609,6 +677,7 @@ def test_orders_that_agree_and_that_do_not():
     ]
     assert says[1][-1] == "rank correlation of the paper's order and ours -1.00"
     assert "d" not in same["tasks"]["Pendulum-v1"]["score"]["rows"]["a"]
+    assert "Cohen" not in beside.page(PAGE | same)
 
 
 @pytest.mark.slow
@@ -677,6 +746,21 @@ def test_report_reads_what_reproduce_wrote(capsys, monkeypatch):
     reported("moved/out")
     shutil.rmtree("moved/runs")
     reported("moved/out")
+
+
+def test_a_file_is_no_run_to_report_and_its_folder_is_named(capsys):
+    Path("run").mkdir()
+    Path("run/config.json").write_text("{}")
+    Path("notes.txt").write_text("")
+    for path, words in (
+        ("run/config.json", ": name its folder, run\n"),
+        ("notes.txt", " one of a comparison\n"),
+    ):
+        assert main(["report", path]) == 2
+        out, err = capsys.readouterr()
+        assert not out and err.count("\n") == 1
+        assert f"{path} is a file; surefoot report RUN... | COMPARE takes folders" in err
+        assert err.endswith(words)
 
 
 def test_numbers_that_json_has_not_are_not_written(capsys, monkeypatch):

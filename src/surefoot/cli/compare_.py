@@ -100,10 +100,7 @@ def run(args: Sequence[str]) -> int:
     cells = cells_of(request)
     labels = list(dict.fromkeys(c.label for c in cells))
     baseline = baseline_of(request.baseline, labels)
-    from surefoot.experiments.store import Store
-
-    store = None if request.store is None else Store(request.store)
-    plan = Plan(request, cells, store)
+    plan = Plan(request, cells, store_at(request.store))
     if request.dry_run:
         print("\n".join(plan.lines()))
         return 0
@@ -278,6 +275,16 @@ def baseline_of(asked: str | None, labels: list[str]) -> str:
     return label
 
 
+def store_at(folder: Path | None) -> Store | None:
+    """The store that `--store` names, which may be one that is made yet. Raises `UsageError` for a
+    file."""
+    from surefoot.experiments.store import Store
+
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(f"--store is {folder}, a file; a store is a folder")
+    return None if folder is None else Store(folder)
+
+
 # Running what is missing.
 
 
@@ -321,7 +328,17 @@ class Plan:
         which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
         names = " ".join(dict.fromkeys(c.label for c in self.cells))
         at_once = f", {self.request.jobs} at a time" if len(self.todo) > 1 else ""
-        return f"{names} · {' '.join(self.request.envs)} · {which} · {said}{at_once}"
+        line = f"{names} · {' '.join(self.request.envs)} · {which} · {said}{at_once}"
+        return line + self._no_rows()
+
+    def _no_rows(self) -> str:
+        """Why a store answers nothing, where that may not be what is meant: a folder that was
+        misspelt is as new as one that is to begin."""
+        if self.store is None or self.rows:
+            return ""
+        there, rows = self.store.folder.exists(), self.store.path.exists()
+        why = "has no row of this learning epoch" if rows else "is empty" if there else "is new"
+        return f" · store {self.store.folder} {why}"
 
     def lines(self) -> list[str]:
         """What `--dry-run` prints."""

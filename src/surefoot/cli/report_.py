@@ -44,6 +44,8 @@ def run(args: Sequence[str]) -> int:
     flags = parse(Flags, args, prog="surefoot report")
     if not flags.runs:
         raise UsageError(f"RUN is missing; {USAGE} takes folders of runs, or one of a comparison")
+    for path in map(Path, flags.runs):
+        no_file(path)
     from surefoot import figures as pictures
     from surefoot.experiments.report.figures import figures
     from surefoot.experiments.report.files import picture_names, tables, write
@@ -70,6 +72,17 @@ def run(args: Sequence[str]) -> int:
     if flags.pictures and not draws:
         print('pictures  matplotlib is not installed; pip install "surefoot[plots]" draws them')
     return 0
+
+
+def no_file(path: Path) -> None:
+    """Raise `UsageError` for a file, and name its folder where that is of a run or a comparison."""
+    if not path.exists() or path.is_dir():
+        return
+    holds = [n for n in ("summary.json", "config.json") if (path.parent / n).is_file()]
+    meant = f": name its folder, {path.parent.as_posix()}" if holds else ""
+    raise UsageError(
+        f"{path} is a file; {USAGE} takes folders of runs, or one of a comparison{meant}"
+    )
 
 
 def out_folder(asked: str | None, paths: Sequence[Path], methods: Sequence[str]) -> Path:

@@ -31,7 +31,8 @@ Runs that are finished are used as they are, also those of compare; Ctrl-C once:
 and the same command goes on. Without an item: what there is, its budget, how long it would take.
 
   PAPER           mcpo, fixpo, trefree
-  ITEM            table1, figure3, ...: surefoot reproduce PAPER says which
+  ITEM            table1, figure3, ...: surefoot reproduce PAPER says which, and by what other
+                  name an item is found too (mcpo figure2 is mcpo ablations)
 
   --quick         a part that takes minutes; which part is said before it starts
   --seeds N       seeds a method, in place of the item's
@@ -93,11 +94,8 @@ class Asked:
 
     @property
     def store(self) -> Store | None:
-        """The store of results."""
-        from surefoot.experiments.store import Store
-
-        folder = self.path("--store")
-        return None if folder is None else Store(folder)
+        """The store of results. Raises `UsageError`."""
+        return compare_.store_at(self.path("--store"))
 
 
 def run(args: Sequence[str]) -> int:
@@ -113,7 +111,9 @@ def run(args: Sequence[str]) -> int:
         _of_an_item_alone(asked)
         return overview(asked, chosen)
     found = paper(asked.names[0])
-    return one(asked, found, found.item(asked.names[1]))
+    item = found.item(asked.names[1])
+    # By its first name, so that the files are the same whichever was typed.
+    return one(dataclasses.replace(asked, names=[found.name, item.name]), found, item)
 
 
 # The command line.
@@ -225,7 +225,8 @@ def overview(asked: Asked, papers: list[Paper]) -> int:
     for p in papers:
         print(f"{p.name} · {p.authors}, {p.title}")
         for d in (d for d in data if d["paper"] == p.name):
-            print(f"  {d['item']:<10} {d['title']}")
+            also = "".join(f", also {name}" for name in d["also"])
+            print(f"  {d['item']:<10} {d['title']}{also}")
             print(f"  {'':<10} {d['budget']}")
             print(f"  {'':<10} {d['time']}; --quick {d['quick']}")
         for d in (d for d in later if d["paper"] == p.name):
@@ -246,6 +247,7 @@ def described(asked: Asked, paper: Paper, item: Item, store: Store | None) -> di
     return {
         "paper": paper.name,
         "item": item.name,
+        "also": list(item.also),
         "title": item.title,
         "status": "there",
         "tasks": [t.env for t in item.tasks],

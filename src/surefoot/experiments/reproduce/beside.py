@@ -16,6 +16,10 @@ from surefoot.experiments.reproduce.items import Measure, Number, Scope, Task, s
 from surefoot.experiments.reproduce.versions import ENVPOOL, ENVPOOL_MUJOCO, PHYSICS, VERSIONS
 from surefoot.experiments.table import markdown, text
 
+EFFECT_SIZE = (
+    "Cohen's d against the best mean of the column; the paper prints none, and its d is computed "
+    "here, from its means and deviations"
+)
 INDIFFERENT = 0.5
 """Below this effect size the MCPO paper calls a method indifferent from the best."""
 
@@ -75,6 +79,7 @@ def compared(scope: Scope, values: Values) -> dict[str, Any]:
         "measures": {m.name: m.words for m in item.measures},
         "tasks": tasks,
         "departures": list(item.departures),
+        "effect_size": EFFECT_SIZE if item.effect_size else "",
     }
 
 
@@ -264,7 +269,7 @@ def grid(block: Mapping[str, Any]) -> list[list[str]]:
     rows = block["rows"]
     d = any("d" in row for row in rows.values())
     head = ["", "seeds", "paper", "ours: mean ± deviation", "95 % interval", _minus(block)]
-    out = [head + ["paper's d", "d"] * d]
+    out = [head + ["paper's d, computed", "d"] * d]
     for row in rows.values():
         ours, apart = row["ours"], row["difference"]
         cells = [row["words"], str(len(ours["values"])) if ours else "0"]
@@ -321,6 +326,7 @@ def _blocks(said: Mapping[str, Any]) -> list[tuple[str, list[list[str]], list[tu
 def _notes(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(kind, line) of all that stands under the tables."""
     out = [("numbers", said["numbers"]), ("claim", said["claim"])]
+    out += [("d", said["effect_size"])] * bool(said["effect_size"])
     out += [("version", line) for line in said.get("versions", [])]
     out += [("differs", line) for line in said["departures"]]
     out += [("missing", line) for line in said.get("missing", [])]

@@ -120,12 +120,14 @@ class Item:
     numbers: str
     """Where the paper's numbers come from, in a sentence."""
     effect_size: bool = False
-    """Whether the paper says differences in Cohen's d."""
+    """Whether differences are said in Cohen's d."""
     steps_stated: bool = True
     departures: tuple[str, ...] = ()
     """What differs from the paper by nature, a sentence each."""
     expect: str = ""
     """What the paper claims, in a sentence."""
+    also: tuple[str, ...] = ()
+    """Other names of it, by which it is found too."""
 
     @property
     def needs_folders(self) -> bool:
@@ -165,12 +167,13 @@ class Paper:
     def item(self, name: str) -> Item:
         """An item by name. Raises `UsageError` for one that is not there, or not yet."""
         for item in self.items:
-            if item.name == name:
+            if name in (item.name, *item.also):
                 return item
         for later in self.later:
             if later.name == name:
                 raise UsageError(f"{self.name} {name} is not there yet: {later.why}")
-        names = [i.name for i in (*self.items, *self.later)]
+        names = [n for i in self.items for n in (i.name, *i.also)]
+        names += [x.name for x in self.later]
         raise UsageError(
             f"{self.name} has no item {name!r}{nearest(name, names)}; there are "
             f"{', '.join(i.name for i in self.items)}"
@@ -189,8 +192,9 @@ class Scope:
 
     @property
     def steps(self) -> int:
-        """Environment steps of all runs together."""
-        return sum(t.steps for t in self.tasks) * len(self.entrants) * len(self.seeds)
+        """Environment steps of all runs together, but for those of tasks that stand in."""
+        own = sum(t.steps for t in self.tasks if t not in self.foreign)
+        return own * len(self.entrants) * len(self.seeds)
 
     @property
     def foreign(self) -> tuple[Task, ...]:
@@ -282,9 +286,9 @@ def share(scope: Scope) -> list[str]:
             said.append(f"{task.steps:,} of {own[task.env]:,} steps of {task.plain}{stated}")
         else:
             said.append(
-                f"{task.plain} at {task.steps:,} steps in place of "
+                f"{task.plain} at {task.steps:,} steps as a stand-in, in place of "
                 + ", ".join(t.plain for t in item.tasks)
             )
-    percent = 100 * scope.steps / full.steps
-    lines.append(f"{', '.join(said)}: {percent:.3g} % of its {full.steps:,} environment steps")
+    part = f"{100 * scope.steps / full.steps:.3g} %" if scope.steps else "none"
+    lines.append(f"{', '.join(said)}: {part} of its {full.steps:,} environment steps")
     return lines + ([scope.because] if scope.because else [])

@@ -26,7 +26,7 @@ def items() -> Table:
             rows.append(
                 [
                     paper.name,
-                    f"`{item.name}`",
+                    ", also ".join(f"`{name}`" for name in (item.name, *item.also)),
                     item.title,
                     ", ".join(t.plain for t in item.tasks),
                     str(len(item.entrants)),
