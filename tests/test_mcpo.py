@@ -7,6 +7,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -361,6 +365,7 @@ def check(method, kind, run, new, state, tol=1e-9):
         ("starts with theta_0", "gaussian"),
         ("half", "categorical"),
         ("mean", "gaussian"),
+        ("mean", "categorical"),
         ("constant", "categorical"),
     ],
 )
@@ -536,22 +541,27 @@ def test_05_psi_lies_in_the_box_of_the_memory(x64, kind):
             assert np.all(psi <= rows.max(axis=0) + slack)
 
 
-def test_06_the_memory_is_a_queue():
-    """After k pushes the last min(k, N), in their order; refused pushes leave no trace."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_06_the_memory_is_a_queue(x64, kind):
+    """After k pushes the last min(k, N) policies, in their order; refused pushes leave no trace.
+    Through whole updates: `test_two_updates_of_six_steps`, "mean"."""
+    pi, _, _ = setting(kind)
+    theta = vector(pi) + 1e-9  # in float32 this would be lost
+    assert np.any(theta != theta.astype(np.float32))
     for N in (1, 3):
-        store, kept = Store.empty(N, jnp.zeros(2)), []
+        store, kept = Store.empty(N, pi), []
         for k in range(1, 14):
             when = k % 4 != 0
-            store = push(store, np.array([k, -k], np.float32), np.int32(k), np.bool_(when))
+            store = push(store, k * theta, np.int32(k), np.bool_(when))
             kept = [*kept, k][-N:] if when else kept
             rows, born = (np.asarray(x) for x in store.ordered())
             m = int(store.filled)
-            assert m == len(kept) <= N and rows.shape == (N, 2)
+            assert m == len(kept) <= N and rows.shape == (N, len(theta))
             assert list(born[:m]) == kept and np.all(born[m:] == -1)
-            np.testing.assert_array_equal(rows[:m], [[x, -x] for x in kept])
+            np.testing.assert_array_equal(rows[:m], [x * theta for x in kept])
             assert int(store.pushes) == k - k // 4
             w = jnp.arange(1.0, N + 1) * (jnp.arange(N) < m)
-            np.testing.assert_array_equal(store.by_place(w) @ store.rows, w @ rows)
+            np.testing.assert_allclose(store.by_place(w) @ store.rows, w @ rows, rtol=1e-14)
 
 
 def test_07_beta_is_one_of_two_numbers(x64):
@@ -651,7 +661,7 @@ def test_09_theta_and_phi_have_a_loss_each_and_the_rest_is_data(x64, kind):
 @BOTH
 def test_10_slopes_of_weights_and_logits(x64, kind):
     """The last bias of phi is added to the logits, so its gradient is theirs: w_i <g, theta_i -
-    psi>, by age."""
+    psi>, by age; that of a weight is <g, theta_i>. The reference's are of -L2."""
     pi, batch, data = setting(kind)
     state = primed(ONE, pi, kind)
     _, after, info = program(ONE)(pi, state, batch, KEY)
@@ -662,8 +672,12 @@ def test_10_slopes_of_weights_and_logits(x64, kind):
     by_logit = np.array([w[i] * (g @ (rows[i] - psi)) for i in range(4)])
     np.testing.assert_allclose(slopes(after)[1][-4:], by_logit, atol=1e-12)
     assert np.max(np.abs(by_logit)) > 1e-3
-    by_weight = complex_step(lambda x: by_hand.loss_phi(net, x @ rows, data), w)
-    np.testing.assert_allclose(by_weight, rows @ g, atol=1e-10)
+    unravel = ravel_pytree(pi)[1]
+    by_weight = -virtual(state.memory, info["mcpo_attention"], state.psi, unravel, batch).slope
+    np.testing.assert_allclose(by_weight, rows @ g, atol=1e-12)
+    by_step = complex_step(lambda x: by_hand.loss_phi(net, x @ rows, data), w)
+    np.testing.assert_allclose(by_weight, by_step, atol=1e-10)
+    assert np.min(np.abs(by_weight)) > 1e-3
 
 
 @BOTH
@@ -683,7 +697,8 @@ def test_11_at_the_old_policy_only_the_virtual_region_pulls(x64, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_12_where_psi_is_the_old_policy_alpha_means_nothing(x64, kind):
-    """It is a half everywhere, L2 is the mean advantage, and L1 that of PPO-KL."""
+    """By the returns it is a half everywhere, and L2 the mean advantage; L1 is that of PPO-KL also
+    with 0 and with 1."""
     pi, batch, _ = setting(kind)
     rule = {"beta": ConstantBeta(0.7), "writing": EveryStep(1000)}
     learnt = dataclasses.replace(TWO, **rule)
@@ -696,9 +711,14 @@ def test_12_where_psi_is_the_old_policy_alpha_means_nothing(x64, kind):
     assert float(info["mcpo_kl_old_theta"]) > 1e-4
     none = PPOKL(beta_init=0.7, rule=FactorRule(down=1, up=1), sgd=TWO.sgd)
     plain, _, told = jax.jit(none.update)(pi, none.init(pi, KEY), batch, KEY)
-    assert tiny.distance(new, plain) < 1e-12
-    np.testing.assert_allclose(info["mcpo_loss"], told["ppo_kl_loss"], rtol=1e-12)
-    np.testing.assert_allclose(slopes(after)[1], 0, atol=1e-12)  # one policy: nothing to attend
+    for alpha in (0.5, 0.0, 1.0):
+        if alpha != 0.5:
+            fixed = dataclasses.replace(learnt, alpha=alpha)
+            new, after, info = program(fixed)(pi, state, batch, KEY)
+            assert float(info["mcpo_alpha"]) == alpha
+        assert tiny.distance(new, plain) < 1e-12
+        np.testing.assert_allclose(info["mcpo_loss"], told["ppo_kl_loss"], rtol=1e-12)
+        np.testing.assert_allclose(slopes(after)[1], 0, atol=1e-12)  # one policy: no choice
 
 
 def chain(method, kind, dtype, penalty=no_penalty, policy=None):
@@ -715,23 +735,81 @@ def chain(method, kind, dtype, penalty=no_penalty, policy=None):
 
 
 FIXED = FactorRule(down=1, up=1)
+PAIRS = {
+    "constant": (ConstantBeta(0.7), {"beta_init": 0.7, "rule": FIXED}),
+    "adaptive": (AdaptiveBeta(start=2.0, target_kl=1.0), {"beta_init": 2.0, "target_kl": 1.0}),
+}
+"""A rule of beta, and PPO-KL's own settings for the same."""
+
+
+def twins(kind, pair, dtype):
+    """MCPO without psi and PPO-KL: two updates of each."""
+    rule, other = PAIRS[pair]
+    ours = chain(MCPO(memory_size=3, alpha=0.0, beta=rule, sgd=SIX), kind, dtype)
+    return ours, chain(PPOKL(sgd=SIX, **other), kind, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_13_without_psi_it_is_ppo_with_a_kl_penalty(x64, kind, pair):
+    """Bit for bit, in float32 and in float64; attention, its dropout and the memory go on beside it
+    and count for nothing."""
+    for dtype in (np.float32, np.float64):
+        ours, plain = twins(kind, pair, dtype)
+        assert tiny.same(ours, plain)
+        assert float(plain[1][2]) == np.asarray({"constant": 0.7, "adaptive": 0.5}[pair], dtype)
+
+
+OPTIMISED = """
+import jax
+import numpy as np
+
+jax.config.update("jax_enable_x64", True)
+import test_mcpo
+import tiny
+
+f32, f64 = np.float32, np.float64
+for kind, dtype in (("gaussian", f32), ("gaussian", f64), ("categorical", f32)):
+    assert tiny.same(*test_mcpo.twins(kind, "constant", dtype)), (kind, dtype)
+"""
+
+
+@pytest.mark.slow
+def test_13_also_as_users_compile_it(request):
+    """With the compiler's own flags, which contract products with sums, where those of the tests do
+    not."""
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    cache = Path(request.config.rootpath) / ".pytest_cache" / "jax-optimised"
+    env |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": str(Path(__file__).parent)}
+    env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", OPTIMISED], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_13_without_psi_it_is_ppo_with_a_kl_penalty(x64, kind):
-    """Bit for bit, beta fixed or adaptive, in float32 and in float64; attention, its dropout and
-    the memory go on beside it and count for nothing."""
-    rule, other = {
-        "categorical": (ConstantBeta(0.7), {"beta_init": 0.7, "rule": FIXED}),
-        "gaussian": (AdaptiveBeta(start=2.0, target_kl=1.0), {"beta_init": 2.0, "target_kl": 1.0}),
-    }[kind]
-    for dtype in (np.float32, np.float64):
-        plain = chain(PPOKL(sgd=SIX, **other), kind, dtype)
-        assert tiny.same(
-            chain(MCPO(memory_size=3, alpha=0.0, beta=rule, sgd=SIX), kind, dtype), plain
-        )
-        assert float(plain[1][2]) == (0.5 if kind == "gaussian" else np.asarray(0.7, dtype))
+def test_13_without_psi_attention_does_not_move_theta(x64, kind):
+    """Another phi, or another memory and psi: the same bits of theta and of its optimiser, while
+    psi is another. With an alpha above 0, or with a beta by psi, theta is another too."""
+    pi, batch, _ = setting(kind)
+    for fields, same in (
+        ({"alpha": 0.0, "beta": ConstantBeta(0.7)}, True),
+        ({"alpha": None, "beta": ConstantBeta(0.7)}, False),
+        ({"alpha": 0.0, "beta": SwitchingBeta()}, False),
+    ):
+        method = dataclasses.replace(SETTINGS["as in the paper"], **fields)
+        state = primed(method, pi, kind)
+        near = [vector(pi) + 1e-2 * (x - vector(pi)) for x in strangers(kind, 3, seed=1)]
+        new, after, _ = program(method)(pi, state, batch, KEY)
+        moved = []
+        for other in (with_phi(state, lambda x: -3 * x), holding(state, near, psi=near[0])):
+            again, left, _ = program(method)(pi, other, batch, KEY)
+            assert np.max(np.abs(left.psi - after.psi)) > 1e-3
+            moved.append(not tiny.same((again, left.opt), (new, after.opt)))
+        assert moved == [False, False] if same else any(moved)
 
 
 class KeepsTheDistance(ConstantBeta):
@@ -866,9 +944,10 @@ def test_16_psi_is_kept_and_the_old_policy_stays(x64, kind):
 
 
 @pytest.mark.slow
-def test_17_writing_at_fixed_intervals(x64):
+@pytest.mark.parametrize("kind", KINDS)
+def test_17_writing_at_fixed_intervals(x64, kind):
     """Every step; every tenth and every hundredth of the run, across updates."""
-    pi, batch, _ = setting("gaussian")
+    pi, batch, _ = setting(kind)
     for steps, start in ((1, 0), (10, 6), (100, 96)):
         method = dataclasses.replace(
             SETTINGS["as in the paper"], writing=EveryStep(steps), blend=MeanBlend()
@@ -881,6 +960,10 @@ def test_17_writing_at_fixed_intervals(x64):
         kept = list(numbers[want])[-4:]
         assert list(np.asarray(after.memory.ordered()[1]))[: len(kept)] == kept
         assert int(after.memory.pushes) == int(info["mcpo_writes"]) == sum(want)
+
+
+def test_17_rules_of_writing():
+    """Intervals know nothing of distances, and the paper's rule nothing of the number."""
     for rule in (EveryStep(1), EveryStep(3), Diverse()):
         for step in range(1, 8):
             further, tie, nearer = (
@@ -924,10 +1007,11 @@ def test_18_closed_forms_of_the_kl(x64):
 
 
 @pytest.mark.slow
-def test_19_parameter_updates_of_an_iteration(x64):
+@pytest.mark.parametrize("kind", KINDS)
+def test_19_parameter_updates_of_an_iteration(x64, kind):
     """Epochs times minibatches, the rest of the rows left out; the counts of both Adams and of the
     run agree."""
-    pi, batch, _ = setting("gaussian")
+    pi, batch, _ = setting(kind)
     short = batch.take(jnp.arange(17))  # minibatches of 5, two rows left out of an epoch
     method = SETTINGS["as in the paper"]
     state = begin(method, pi)

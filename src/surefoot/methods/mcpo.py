@@ -72,8 +72,8 @@ class MCPO:
     The ablations of section 4.5: `alpha=0.0`, `0.5`, `1.0`; `beta=AnnealedBeta()`,
     `AdaptiveBeta()`; `writing=EveryStep(1)`, `(10)`, `(100)`; `blend=MeanBlend()`,
     `Attention(half_context=True)`; `memory_size` 5, 10, 40. With `alpha=0.0` and
-    `beta=ConstantBeta(b)` it is PPO with the fixed penalty b: the same operations in the same
-    order, bit for bit but for products that a compiler may contract with sums.
+    `beta=ConstantBeta(b)` it is PPO with the fixed penalty b, bit for bit: the same operations in
+    the same order.
 
     Stored policies are whole parameter vectors, the value head included where policy and critic are
     one tree (`Networks(joint=True)` or shared layers, as the presets have it); with a critic of its
@@ -109,7 +109,8 @@ class MCPO:
     first_policy: bool = False
     """Whether the memory starts with the first policy rather than empty; the paper does not say."""
     sgd: SGD = SGD(lr=3e-4, epochs=10, minibatches=32, anneal=True)
-    """How theta is moved; the attention has its epsilon and, unless it says otherwise, its rate."""
+    """How theta is moved; the attention has its epsilon and, unless it says otherwise, its rate.
+    Our choice, after the code base the authors built on: the paper states none of it."""
 
     def __post_init__(self) -> None:
         check_count(self, "memory_size")
@@ -141,6 +142,10 @@ class MCPO:
         new = p(batch.obs)
         # In PPO-KL's order, so that the gradients of the terms are summed as there.
         gain = ratio(new, batch) * batch.advantage
+        if isinstance(self.alpha, (int, float)) and self.alpha == 0:
+            # (1 - 0) KL + 0 KL has the value of KL, but a compiler contracts its products with
+            # their sums, and the last bits are then other than PPO-KL's.
+            return gain - beta * KLOldNew()(new, batch)
         near = (1 - alpha) * KLOldNew()(new, batch) + alpha * psi.kl(counted(new, batch))
         return gain - beta * near
 
