@@ -257,9 +257,9 @@ class Attention:
     """The attention network f_phi of MCPO: softmax weights over the stored policies from the
     context (Le et al., 2022, eq. 1), trained to maximise mean[tau(psi) A] (eq. 5).
 
-    One hidden layer (ReLU) with dropout. The paper gives neither width, dropout, activation nor
-    optimiser (its appendix is lost): width N and dropout 0.5 are recollections, the rest our
-    choice. Logits belong to age ranks, 0 the oldest, not to places in memory.
+    One hidden layer with dropout. The paper gives neither width, dropout, activation nor optimiser
+    (its appendix is lost): all are our choice, the activation (ReLU) and Adam among them, which are
+    no fields. Logits belong to age ranks, 0 the oldest, not to places in memory.
     """
 
     hidden: int | None = None
