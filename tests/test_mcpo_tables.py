@@ -67,3 +67,19 @@ def test_the_kept_runs_say_what_the_pages_say(made):
     said = f"from {means[0]:.4f} (mean of the first tenth) to {means[3]:.4f}"
     assert said in words("gallery.md") and max(means) == means[3]
     assert f"to {statistics.mean(alphas[9 * tenth :]):.4f} in the last tenth" in words("gallery.md")
+
+
+def test_a_cost_above_its_bound_is_said(made):
+    """Of MCPO alone, by processor time alone."""
+    cost = importlib.import_module("mcpo_cost")
+
+    def row(name, cpu, size, wall=1.0):
+        ratio = {"update_cpu": cpu, "update_wall": wall}
+        return {"method": name, "ratio": ratio, "memory_megabytes": size}
+
+    held = [row("ppo", 1.0, 0.0), row("mcpo, N 40", cost.BOUND, cost.MEGABYTES, wall=9.0)]
+    assert cost.exceeded(held) == []
+    assert cost.exceeded([*held, row("mcpo, N 10", 3.01, 20.1)]) == [
+        "mcpo, N 10 takes 3.01 times PPO's update (at most 3)",
+        "mcpo, N 10 holds 20.1 MB (at most 20)",
+    ]
