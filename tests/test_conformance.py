@@ -55,8 +55,9 @@ from surefoot.wrappers.fixup import Fixup
 from surefoot.wrappers.virtual_region import VirtualRegion
 
 KEY = jax.random.key(0)
-TINY_SGD = SGD(lr=0.01, epochs=2, minibatches=2)
-LONG_SGD = SGD(lr=0.05, epochs=2, minibatches=2)
+TINY_SGD = SGD(lr=0.01 / 0.75, epochs=2, minibatches=2, anneal=True)
+"""A rate of 0.01 on batches at a quarter of the run, and of nothing at its end."""
+LONG_SGD = SGD(lr=0.05 / 0.75, epochs=2, minibatches=2, anneal=True)
 """Steps long enough for clips and gates to be felt."""
 
 
@@ -216,6 +217,7 @@ def cases(kind):
         "key 1": (batch, jax.random.key(1)),
         "key 2": (batch, jax.random.key(2)),
         "second": (second, jax.random.key(3)),
+        "end": (dataclasses.replace(batch, progress=jnp.ones(())), KEY),
     }
 
 
@@ -298,6 +300,26 @@ def test_zero_advantage_moves_nothing(name, kind):
     assert float(ruler["kl_max"]) < 1e-10 and abs(float(ruler["ratio_max"]) - 1) < 1e-5
 
 
+NOTHING = (
+    *("_fraction", "_deviation", "_drift", "_part", "_outside", "_regression", "_psi_gain"),
+    *("_kl_max", "_kl_mean", "_kl_old_theta", "_kl_old_psi", "_kl_theta_psi", "_kl_new_psi"),
+    *("fixpo_steps", "_capped", "_tries", "_fallback"),
+)
+"""How columns end that are zero where no policy has left the old one."""
+
+
+@EVERY
+def test_the_first_ratio_is_one_and_the_first_kl_nothing(name, kind):
+    """Every step is a first one where the rate is nothing, at the end of a run; NPG and TRPO, which
+    have no rate, stand still without advantage."""
+    case = "zero" if name.startswith(("npg", "trpo")) else "end"
+    new, _, info, ruler = outcomes(name, kind)[case]
+    assert tiny.same(new, tiny.policy(kind))
+    assert max(abs(float(ruler[f"ratio_{end}"]) - 1) for end in ("min", "max")) < 1e-5
+    assert max(float(ruler[column]) for column in ("kl_max", "kl_reverse")) < 1e-10
+    assert max([abs(float(x)) for k, x in info.items() if k.endswith(NOTHING)], default=0) < 1e-6
+
+
 @EVERY
 @pytest.mark.slow
 def test_huge_advantages_leave_everything_finite(name, kind):
@@ -351,10 +373,14 @@ def test_the_key_is_used_or_not(name, kind):
     assert tiny.same(a, b) is not TABLE[name].uses_the_key
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [row(name, kinds(name)[i % 2]) for i, name in enumerate(BY_LANES)],
-)
+def both_kinds(names):
+    """Cases of the table for a categorical and a Gaussian policy."""
+    kinds = ("categorical", "gaussian")
+    return pytest.mark.parametrize(("name", "kind"), [row(n, k) for n in names for k in kinds])
+
+
+@both_kinds(BY_LANES)
+@pytest.mark.slow
 def test_compiled_lanes_equal_single_updates_as_written(name, kind):
     """`jit` and `vmap` in one: a lane beside the update run operation by operation. In float32;
     that every method agrees to 1e-9 in float64 is shown beside its reference."""
@@ -377,36 +403,28 @@ def wide(name, kind, **fields):
     return lambda batch, key: method.update(pi, method.init(pi, KEY), batch, key)[:2], batches
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        row("trpo", "gaussian"),
-        *(row(n, "categorical") for n in BY_CALLS if n not in ("trpo", "ppo")),
-    ],
-)
+BRANCHING = ("trpo", "ppo stop_kl", "fixpo", "fixup", "papi")
+"""Rows whose updates take one way or another, where a `vmap` takes both."""
+
+
+@both_kinds(BY_CALLS)
 @pytest.mark.slow
-def test_jit_equals_no_jit(x64, name, kind):
-    """FixPO for one epoch: its loops are many operations."""
+def test_compiled_updates_equal_updates_as_written(x64, name, kind):
+    """Over keys and batches; FixPO for one epoch: its loops are many operations."""
     shorter = {"sgd": dataclasses.replace(TINY_SGD, epochs=1)} if name == "fixpo" else {}
-    update, (batch, *_) = wide(name, kind, **shorter)
-    quick = jax.jit(update)(batch, KEY)
-    with jax.disable_jit():
-        slow = update(batch, KEY)
-    assert like(slow) == like(quick)
-    assert tiny.distance(slow, quick) < 1e-9
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"), [row("trpo", "categorical"), *(row(n, "gaussian_state") for n in BY_CALLS)]
-)
-def test_vmap_over_keys_and_batches(x64, name, kind):
-    update, batches = wide(name, kind)
+    update, batches = wide(name, kind, **shorter)
     keys = jax.random.split(KEY, 3)
     many = jax.jit(jax.vmap(update))(jax.tree.map(lambda *x: jnp.stack(x), *batches), keys)
-    one = jax.jit(update)
-    for i in range(3):
-        assert (
-            tiny.distance(jax.tree.map(lambda x, i=i: x[i], many), one(batches[i], keys[i])) < 1e-9
+    many = [jax.tree.map(lambda x, i=i: x[i], many) for i in range(3)]
+    with jax.disable_jit():
+        slow = update(batches[1], keys[1])
+    assert like(slow) == like(many[1])
+    assert tiny.distance(slow, many[1]) < 1e-9 < tiny.distance(many[0], many[2])
+    if name in BRANCHING:
+        one = jax.jit(update)
+        assert all(
+            tiny.distance(one(*args), many[i]) < 1e-9
+            for i, args in enumerate(zip(batches, keys, strict=True))
         )
 
 
@@ -694,6 +712,37 @@ def test_every_field_of_sgd_changes_the_step(field):
     assert tiny.distance(outcome(changed), base_outcome("PPO")) > 1e-5
 
 
+OWN_LOOPS = {"FixPO": BASE["FixPO"], "VMPO": VMPO(), "MCPO": MCPO(blend=MeanBlend())}
+"""Methods that read `SGD` by hand instead of calling `minimise`."""
+SGD_NUMBERS = {"lr": 0.02, "max_grad_norm": 0.03, "adam_eps": 0.1}
+SGD_OTHERS = {"epochs": 3, "minibatches": 3, "anneal": True}
+
+
+@pytest.mark.parametrize("name", OWN_LOOPS)
+@pytest.mark.slow
+def test_every_field_of_sgd_changes_the_step_of_a_loop_of_its_own(name):
+    """In one program, numbers as lanes of it."""
+    pi, sgd = tiny.policy("gaussian"), SGD(lr=0.05, epochs=2, minibatches=2, max_grad_norm=0.3)
+    base = {field: getattr(sgd, field) for field in SGD_NUMBERS}
+    lanes = [base, *(base | {field: x} for field, x in SGD_NUMBERS.items())]
+    stacked = {field: jnp.asarray([lane[field] for lane in lanes]) for field in base}
+
+    def run(batch, **fields):
+        method = dataclasses.replace(OWN_LOOPS[name], sgd=dataclasses.replace(sgd, **fields))
+        return method.update(pi, method.init(pi, KEY), batch, KEY)[0]
+
+    @jax.jit
+    def every(batch):
+        numbers = jax.vmap(lambda lane: run(batch, **lane))(stacked)
+        return numbers, {field: run(batch, **{field: x}) for field, x in SGD_OTHERS.items()}
+
+    numbers, found = every(plain("gaussian"))
+    was, *moved = (jax.tree.map(lambda x, i=i: x[i], numbers) for i in range(len(lanes)))
+    found |= dict(zip(SGD_NUMBERS, moved, strict=True))
+    for field in SGD_CHANGES:
+        assert tiny.distance(found[field], was) > 1e-4, field
+
+
 def test_the_tables_name_every_field():
     names = lambda record: {f.name for f in dataclasses.fields(record)}
     assert names(NPG) == set(CHANGES["NPG"]) | set(CHANGES["NPG lr"])
@@ -713,7 +762,7 @@ def test_the_tables_name_every_field():
     for record in (TRPL, PAPI):
         tables = CHANGES[record.__name__], CHANGES[f"{record.__name__} low"]
         assert names(record) == set().union(*tables) | {"sgd"}
-    assert names(SGD) == set(SGD_CHANGES)
+    assert names(SGD) == set(SGD_CHANGES) == set(SGD_NUMBERS) | set(SGD_OTHERS)
     assert names(ValueFit) == {"sgd", "clip"} and names(SharedValue) == {"coef", "clip"}
     assert names(EntropyBonus) == {"coef"} and names(GAE) == {"gamma", "lam", "normalize"}
     assert names(Networks) == set(NETWORK_CHANGES)
