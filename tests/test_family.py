@@ -44,8 +44,8 @@ def test_the_table_is_what_the_store_says():
 
 @pytest.mark.slow
 def test_the_report_is_what_the_store_says():
-    """Methods that promise a bound are shown against it, and every promise of a certified update was
-    kept. The store keeps no course of TRPO and PPO on the two tasks that were run first."""
+    """Methods that promise a bound are shown against it, and every promise of a certified update
+    was kept. The store keeps no course of TRPO and PPO on the two tasks that were run first."""
     material = gather([FAMILY])
     drawn = figures(material)
     made = tables(material, drawn)
