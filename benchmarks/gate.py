@@ -3,14 +3,16 @@ it cries wolf less than once in a thousand (docs/gate.md).
 
     python benchmarks/gate.py run                     # what `make learn` runs
     python benchmarks/gate.py run --seed S            # the same draws again
+    python benchmarks/gate.py run --plant critic      # is a critic that takes ends wrongly found?
+    python benchmarks/gate.py run --record FILE       # and a line of what was seen, kept
     python benchmarks/gate.py calibrate --shard 0/2   # what is missing of every second method
     python benchmarks/gate.py plant --shard 0/2       # the smallest planted loss it finds
     python benchmarks/gate.py table                   # the tables of docs/gate.md from the files
 
 Results lie in results/gate/, a file a method: in draws/ the scores it is calibrated on, with the
-learning epoch and the settings they hold for, in planted/ the losses that are found. Whatever is
-there is not run again; scores of another epoch or of other settings are refused, and `calibrate
---again` begins those methods anew.
+learning epoch and the settings they hold for, in planted/ the losses that are found; runs.jsonl has
+gates that were kept. Whatever is there is not run again; scores of another epoch or of other
+settings are refused, and `calibrate --again` begins those methods anew.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import json
 import math
 import os
 import queue
@@ -28,10 +31,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gate_runs import Planted
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "gate"
 PAGE = HERE.parent / "docs" / "gate.md"
+KEPT = "runs.jsonl"
+"""Gates that were kept, a line each."""
 # Compiling is most of it: one level of optimisation, in one piece. Calibration and gate alike.
 FLAGS = [
     "--xla_backend_optimization_level=1",
@@ -55,14 +64,21 @@ CHUNK = 32
 """Draws computed as one `vmap`, and written at once."""
 LEARNS, ALARMS = "learns", "ALARM"
 """How the line on a method begins."""
+SEEN = "seen"
+"""How the line begins in which a part hands on what it saw, and which is not shown."""
 ALARM = 3
 """Exit status of a part of the gate in which a method alarms: a crash has 1."""
 FOUND = 0.8
 """How often a loss must be found that is said to be found."""
-SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
-"""Shares of advantages whose sign is flipped that are tried; at 0.5 nothing is left to learn."""
-SEARCH, CONFIRM = 32, 64
-"""Draws at every share that is tried, and fresh ones at the share that is stated."""
+SHARES = {
+    "policy": (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
+    "critic": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+}
+"""Fault -> what is tried of it: advantages whose sign is flipped, of which 0.5 leave nothing to
+learn; and of the successor's value, what is bootstrapped where an episode has terminated."""
+SEARCH, CONFIRM, FURTHER = 32, 64, 128
+"""Draws at every share that is tried, fresh ones at the share that is stated, and those that follow
+where the first do not show enough."""
 PLANTED_AT, CONFIRMED_AT = 1_000_000_000, 1_500_000_000
 """First seeds of planted runs; calibration begins at 0."""
 
@@ -232,7 +248,7 @@ def stale(names: Iterable[str], folder: Path) -> str:
 
 
 def draw(
-    name: str, tasks: Sequence[str], seeds: Sequence[int], share: float | None = None
+    name: str, tasks: Sequence[str], seeds: Sequence[int], planted: Planted | None = None
 ) -> list[dict[str, float]]:
     """Task -> score for the draws whose first seeds are given; NaN where a run gives none."""
     from gate_runs import CARTPOLE, score
@@ -243,7 +259,7 @@ def draw(
     for group in (probes, [CARTPOLE] if CARTPOLE in tasks else []):
         if not group:
             continue
-        for task, scores in score(name, group, each, share).items():
+        for task, scores in score(name, group, each, planted).items():
             for made, mean in zip(out, scores.reshape(-1, RUNS).mean(1), strict=True):
                 made[task] = round(float(mean), 4)
     return out
@@ -291,21 +307,24 @@ class Finding:
         return f"{self.method} on {self.task}: {drawn}, threshold {self.limit:.4f}"
 
 
-def gate(name: str, seed: int, folder: Path, share: float | None = None) -> list[Finding]:
-    """Three fresh draws of a method on every task. All are made at once: the second and third cost
-    next to nothing beside compiling."""
+def gate(name: str, seed: int, folder: Path, planted: Planted | None = None) -> list[Finding]:
+    """Three fresh draws of a method on every task; with the critic's fault, on those that show it.
+    All are made at once: the second and third cost next to nothing beside compiling."""
+    from gate_runs import AIMS
+
     limits = thresholds(name, folder)
-    made = draw(name, list(limits), fresh(seed, name), share)
-    return [Finding(name, t, limits[t], tuple(m[t] for m in made)) for t in limits]
+    tasks = AIMS["critic"] if planted and planted.kind == "critic" else list(limits)
+    made = draw(name, tasks, fresh(seed, name), planted)
+    return [Finding(name, t, limits[t], tuple(m[t] for m in made)) for t in tasks]
 
 
 # Planted losses.
 
 PLANTED = (
     "method",
-    "task",
+    "task",  # which says what is planted: `gate_runs.AIMS`
     "stamp",  # as in the file of draws that the threshold is from
-    "share",  # of advantages flipped; `none` where not even the largest is found
+    "share",  # the smallest that is found; `none` where not even the largest is
     "draws",
     "below",  # of them, below the threshold
     "power",  # (below / draws) ** TRIES, and its 95 % interval
@@ -329,34 +348,76 @@ def first_found(found: Callable[[int], bool], confirmed: Callable[[int], bool], 
     return low
 
 
+def power(below: int, draws: int) -> tuple[float, float, float]:
+    """How often a gate finds a loss of which so many draws fell below the threshold, and the 95 %
+    interval of that."""
+    low, high = interval(below, draws)
+    return (below / draws) ** TRIES, low**TRIES, high**TRIES
+
+
+def confirmed(draws: Callable[[int, int], list[float]], limit: float) -> list[float]:
+    """The scores that show a loss to be found in `FOUND` of gates: the lower end of the interval is
+    not below it. Empty where they do not show it. `draws` makes so many scores from a place on.
+
+    The first `CONFIRM` draws may be enough; where they are not and are no reason to give up,
+    `FURTHER` ones join them. Each look errs in 1 of 40, so both in 1 of 20 at most.
+    """
+
+    def below(made: Sequence[float]) -> int:
+        return sum(lowest(s) < limit for s in made)
+
+    made = draws(0, CONFIRM)
+    if below(made) < needed() * CONFIRM:
+        return []
+    if power(below(made), CONFIRM)[1] < FOUND:
+        made += draws(CONFIRM, FURTHER)
+    return made if power(below(made), len(made))[1] >= FOUND else []
+
+
 def plant(name: str, task: str, folder: Path) -> dict[str, str]:
-    """The smallest share of flipped advantages that the gate finds on a task in `FOUND` of cases,
-    and what it costs; a share of `none` where it finds not even the largest."""
-    limit = thresholds(name, folder)[task]
+    """The smallest share of the fault that a task is to show, of those tried, that the gate finds
+    there in `FOUND` of cases, and what it costs; a share of `none` where it finds not even the
+    largest."""
+    from gate_runs import Planted, fault_of
+
+    kind = fault_of(task)
+    shares, limit = SHARES[kind], thresholds(name, folder)[task]
     without = [d[task] for d in draws_of(name, folder).values()]
     made: list[float] = []
 
-    def found(i: int, draws: int = SEARCH, first: int = PLANTED_AT) -> bool:
-        made.clear()
-        for at in range(0, draws, CHUNK):
+    def scores(i: int, first: int, count: int) -> list[float]:
+        out: list[float] = []
+        for at in range(0, count, CHUNK):
             seeds = [first + RUNS * (at + j) for j in range(CHUNK)]
-            made.extend(d[task] for d in draw(name, [task], seeds, SHARES[i]))
-        return sum(lowest(s) < limit for s in made) >= needed() * draws
+            out += [d[task] for d in draw(name, [task], seeds, Planted(kind, shares[i]))]
+        return out
 
-    at = first_found(found, lambda i: found(i, CONFIRM, CONFIRMED_AT), len(SHARES))
+    def found(i: int) -> bool:
+        return sum(lowest(s) < limit for s in scores(i, PLANTED_AT, SEARCH)) >= needed() * SEARCH
+
+    def shown(i: int) -> bool:
+        fresh = lambda at, n: scores(i, CONFIRMED_AT + RUNS * at, n)  # noqa: E731
+        made[:] = confirmed(fresh, limit)
+        return bool(made)
+
+    at = first_found(found, shown, len(shares))
     row = {"method": name, "task": task, "stamp": stamp(name)[2:]}
     row |= {"mean_without": f"{math.fsum(without) / len(without):.4f}"}
-    if at == len(SHARES):
+    if at == len(shares):
         return row | {"share": "none"}
-    below = sum(lowest(s) < limit for s in made)
-    least, most = interval(below, CONFIRM)
-    return row | {
-        "share": str(SHARES[at]),
-        "draws": str(CONFIRM),
+    return row | stated(shares[at], sum(lowest(s) < limit for s in made), made)
+
+
+def stated(share: float, below: int, made: Sequence[float]) -> dict[str, str]:
+    """The part of a row that says what was found with a share."""
+    found, least, most = power(below, len(made))
+    return {
+        "share": str(share),
+        "draws": str(len(made)),
         "below": str(below),
-        "power": f"{(below / CONFIRM) ** TRIES:.3f}",
-        "power_low": f"{least**TRIES:.3f}",
-        "power_high": f"{most**TRIES:.3f}",
+        "power": f"{found:.3f}",
+        "power_low": f"{least:.3f}",
+        "power_high": f"{most:.3f}",
         "mean_with": f"{math.fsum(made) / len(made):.4f}",
     }
 
@@ -377,7 +438,7 @@ def plant_all(name: str, folder: Path) -> None:
 
     Raises `Stale` where it is not calibrated for them.
     """
-    from gate_runs import CARTPOLE, CHOICES
+    from gate_runs import TASKS
 
     missing = stale([name], folder)
     if missing:
@@ -386,17 +447,19 @@ def plant_all(name: str, folder: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     here = stamp(name)[2:]
     rows = [r for r in planted(folder) if r["method"] == name and r["stamp"] == here]
-    for task in (*CHOICES, CARTPOLE):
+    for task in TASKS:
         if task in [r["task"] for r in rows]:
             continue
         start = time.process_time()
         rows.append(plant(name, task, folder))
+        rows.sort(key=lambda r: TASKS.index(r["task"]))
         with path.open("w", newline="") as f:
             writer = csv.DictWriter(f, PLANTED, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         spent = time.process_time() - start
-        print(f"{name} {task}: share {rows[-1]['share']}, {spent:.0f} s", flush=True)
+        share = next(r["share"] for r in rows if r["task"] == task)
+        print(f"{name} {task}: share {share}, {spent:.0f} s", flush=True)
 
 
 # Commands.
@@ -418,29 +481,43 @@ def chosen(names: Sequence[str], shard: str) -> list[str]:
     return here
 
 
-def smallest(rows: Sequence[dict[str, str]]) -> dict[str, str] | None:
-    """The row of the smallest share that is found, of those of a method; None where none is."""
-    found = [r for r in rows if r["share"] != "none"]
-    return min(found, key=lambda r: float(r["share"])) if found else None
+def smallest(rows: Sequence[dict[str, str]], kind: str = "policy") -> dict[str, str] | None:
+    """The row of the smallest share of a fault that is found, of the rows of a method, and of equal
+    shares the one found most often; None where none is."""
+    from gate_runs import fault_of
+
+    found = [r for r in rows if fault_of(r["task"]) == kind and r["share"] != "none"]
+    return min(found, key=lambda r: (float(r["share"]), -float(r["power"])), default=None)
 
 
-def share_of(name: str, plant: str, folder: Path) -> float | None:
-    """The share of flips that `--plant` asks for: nothing, a number, or the method's smallest.
+def planted_by(name: str, plant: str, folder: Path) -> Planted | None:
+    """What `--plant` asks for: nothing; a share of flipped advantages, or the method's smallest
+    that is found; `critic`, which is all of its fault, or `critic:SHARE`.
 
-    Raises `Stale` where that is not known.
+    Raises `Stale` where the smallest is not known, `Refused` for anything else.
     """
-    if plant != "smallest":
+    from gate_runs import FAULTS, Planted
+
+    if not plant:
+        return None
+    kind, amount = "policy", plant
+    if plant.partition(":")[0] in FAULTS:
+        kind, colon, amount = plant.partition(":")
+        amount = amount if colon else {"policy": "smallest", "critic": "1"}[kind]
+    if amount != "smallest":
         try:
-            share = float(plant or 0)
+            share = float(amount)
         except ValueError:
             share = math.nan
         if not 0 <= share <= 1:
-            raise Refused(f"--plant is {plant}; allowed: a share from 0 to 1, or smallest")
-        return share if plant else None
-    row = smallest([r for r in planted(folder) if r["method"] == name])
+            raise Refused(
+                f"--plant is {plant}; allowed: a share from 0 to 1, smallest, or critic[:SHARE]"
+            )
+        return Planted(kind, share)
+    row = smallest([r for r in planted(folder) if r["method"] == name], kind)
     if row is None or row["stamp"] != stamp(name)[2:]:
         raise Stale(f"no loss of {name} is known to be found. Type: {COMMAND} plant {name}")
-    return float(row["share"])
+    return Planted(kind, float(row["share"]))
 
 
 def run_here(names: Sequence[str], seed: int, plant: str = "") -> int:
@@ -448,37 +525,38 @@ def run_here(names: Sequence[str], seed: int, plant: str = "") -> int:
     bad = 0
     for name in names:
         start = time.perf_counter()
-        found = gate(name, seed, RESULTS, share_of(name, plant, RESULTS))
+        fault = planted_by(name, plant, RESULTS)
+        found = gate(name, seed, RESULTS, fault)
+        spent = time.perf_counter() - start
         wrong = [f for f in found if f.alarm]
         bad += bool(wrong)
-        word = ALARMS if wrong else LEARNS
-        print(f"{word:6} {name} ({time.perf_counter() - start:.0f} s)", flush=True)
+        seen: dict[str, Any] = {"method": name, "seconds": round(spent, 1)}
+        seen |= {"share": fault.share} if fault else {}
+        # As text: JSON knows no score that is not a number.
+        seen |= {"scores": {f.task: [f"{s:.4f}" for s in f.scores] for f in found}}
+        print(SEEN, json.dumps(seen | {"alarms": [f.task for f in wrong]}), flush=True)
+        print(f"{ALARMS if wrong else LEARNS:6} {name} ({spent:.0f} s)", flush=True)
         for finding in wrong:
             print(f"       {finding}", flush=True)
     return bad
 
 
-def run(names: Sequence[str], seed: int, jobs: int, plant: str) -> int:
+def run(names: Sequence[str], seed: int, jobs: int, plant: str, record: Path | None = None) -> int:
     """Gate methods in pinned processes, one a core; the exit status: 1 if any alarms, or if a loss
-    is planted and any does not."""
+    is planted and any does not. `record`: the file that gets a line of what was seen."""
     if jobs < 1:
         raise Refused(f"--jobs is {jobs}; allowed: 1 or more")
+    if record is not None and (record.is_dir() or not record.parent.is_dir()):
+        raise Refused(f"--record is {record}; allowed: a file in a folder that is there")
     missing = stale(names, RESULTS)
     if missing:
         print(missing)
         return 2
     for name in names:
-        share_of(name, plant, RESULTS)  # known, before anything starts
+        planted_by(name, plant, RESULTS)  # known, before anything starts
     start = time.perf_counter()
     print(f"seed {seed}: to repeat, SUREFOOT_GATE_SEED={seed} make learn", flush=True)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    command = [sys.executable, __file__, "part", "--seed", str(seed)]
-    command += ["--plant", plant] if plant else []
-    parts = []
-    for job in range(min(jobs, len(names))):
-        pin = ["taskset", "-c", str(cores[job % len(cores)])] if len(cores) > 1 else []
-        line = [*pin, *command, *names[job::jobs]]
-        parts.append(subprocess.Popen(line, stdout=subprocess.PIPE, text=True))
+    parts = begin(names, seed, jobs, plant)
     said = list(relay(parts))
     codes = [p.wait() for p in parts]
     spent = time.perf_counter() - start
@@ -488,16 +566,59 @@ def run(names: Sequence[str], seed: int, jobs: int, plant: str) -> int:
         print(f"a part of the gate failed, exit statuses {codes}; nothing was said of: {missing}")
         return 2
     bad = sum(line.startswith(ALARMS) for line in said)
+    status = int(bad < len(names)) if plant else int(bad > 0)
+    seen = [json.loads(line.removeprefix(SEEN)) for line in said if line.startswith(SEEN)]
+    if record is not None:
+        asked = {"seed": seed, "plant": plant, "status": status, "jobs": len(parts)}
+        keep(record, seen, asked | {"seconds": round(spent, 1)})
+    print(f"{outcome(bad, len(names), plant, seen)}, {spent:.0f} s")
+    return status
+
+
+def begin(names: Sequence[str], seed: int, jobs: int, plant: str) -> list[subprocess.Popen[str]]:
+    """Processes that gate a share of the methods each, pinned to a core each."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    command = [sys.executable, __file__, "part", "--seed", str(seed)]
+    command += ["--plant", plant] if plant else []
+    parts = []
+    for job in range(min(jobs, len(names))):
+        pin = ["taskset", "-c", str(cores[job % len(cores)])] if len(cores) > 1 else []
+        line = [*pin, *command, *names[job::jobs]]
+        parts.append(subprocess.Popen(line, stdout=subprocess.PIPE, text=True))
+    return parts
+
+
+def outcome(bad: int, of: int, plant: str, seen: Sequence[dict[str, Any]]) -> str:
+    """What a gate says at its end."""
     if plant:
-        print(f"{bad} of {len(names)} planted losses are found, {spent:.0f} s")
-        return int(bad < len(names))
+        looks, found = (sum(len(x[k]) for x in seen) for k in ("scores", "alarms"))
+        return f"{bad} of {of} planted losses are found, by {found} of {looks} looks"
     words = f"{bad} do not learn as they did" if bad else "every method learns as it did"
-    print(f"{words}: {len(names)} of them, {spent:.0f} s")
-    return int(bad > 0)
+    return f"{words}: {of} of them"
+
+
+def keep(path: Path, seen: Sequence[dict[str, Any]], said: dict[str, Any]) -> None:
+    """Add a line to a file of gates: what was asked, on what, and every score."""
+    from gate_runs import NAMES
+
+    from surefoot.provenance import environment
+
+    here, methods = environment(), sorted(seen, key=lambda x: NAMES.index(x["method"]))
+    each = {x["method"]: {k: v for k, v in x.items() if k != "method"} for x in methods}
+    with path.open("a") as f:
+        f.write(json.dumps(said | {"processor": processor()} | here | {"methods": each}) + "\n")
+
+
+def processor() -> str:
+    """What the system calls the processor; empty where it does not say."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [x.partition(":")[2].strip() for x in lines if x.startswith("model name")]
+    return names[0] if names else ""
 
 
 def relay(parts: Sequence[subprocess.Popen[str]]) -> Iterable[str]:
-    """Lines of several processes as they come, printed."""
+    """Lines of several processes as they come, printed but for what they hand on."""
     lines: queue.Queue[str | None] = queue.Queue()
 
     def read(part: subprocess.Popen[str]) -> None:
@@ -515,7 +636,8 @@ def relay(parts: Sequence[subprocess.Popen[str]]) -> Iterable[str]:
         if line is None:
             left -= 1
         elif line:
-            print(line, flush=True)
+            if not line.startswith(SEEN):
+                print(line, flush=True)
             yield line
 
 
@@ -546,8 +668,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="processes of run, one a core")
     parser.add_argument("--again", action="store_true", help="calibrate anew what is stale")
     parser.add_argument(
-        "--plant", default="", metavar="SHARE", help="flip these advantages; or `smallest`"
+        "--plant",
+        default="",
+        metavar="SHARE",
+        help="flip these advantages; or `smallest`; or `critic[:SHARE]`: bootstrap at ends",
     )
+    parser.add_argument("--record", type=Path, metavar="FILE", help="run: add a line of it here")
     return parser.parse_intermixed_args(argv)  # methods may come after options
 
 
@@ -560,7 +686,7 @@ def act(args: argparse.Namespace) -> int:
         raise Refused(f"the seed is {word}; allowed: a whole number from 0 to {2**31 - 1}")
     seed = int(word)
     if args.what == "run":
-        return run(names, seed, args.jobs, args.plant)
+        return run(names, seed, args.jobs, args.plant, args.record)
     if args.what == "part":
         return ALARM if run_here(names, seed, args.plant) else 0
     if args.what == "calibrate":

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from surefoot import envs
+from surefoot.advantages import GAE, successor_values
 from surefoot.config import Config, method_class
 from surefoot.envs.device import DeviceEnv
 from surefoot.envs.probes import PROBES
@@ -152,19 +153,57 @@ class Flipped:
         return self.inner.update(policy, state, batch, key, penalty=penalty)
 
 
-def compiled(name: str, probe: bool, planted: bool) -> Callable[..., Any]:
+@dataclass(frozen=True)
+class Leaking(GAE):
+    """Advantages and value targets that take some of the successor's value where an episode has
+    terminated and nothing follows: what is wrong where ends are not told apart. With share 0 they
+    are as they should be, with 1 every termination is taken for a truncation."""
+
+    share: Any = 0.0
+    """Of the successor's value; may be traced."""
+
+    def __call__(self, rollout: Any, policy: Any, value: Any, progress: Any) -> Any:
+        _, after = successor_values(rollout, value)
+        leak = self.share * self.gamma * jnp.where(rollout.terminated, after, 0)
+        rollout = dataclasses.replace(rollout, reward=rollout.reward + leak)
+        return super().__call__(rollout, policy, value, progress)
+
+
+FAULTS: dict[str, Callable[[Any, Any], Any]] = {
+    "policy": lambda algo, share: dataclasses.replace(algo, method=Flipped(algo.method, share)),
+    "critic": lambda algo, share: dataclasses.replace(
+        algo, advantage=Leaking(**dataclasses.asdict(algo.advantage), share=share)
+    ),
+}
+"""What can be planted, by what it reaches: (what is trained, share) -> the same with the fault."""
+AIMS = {"policy": (*CHOICES, CARTPOLE), "critic": tuple(VALUES)}
+"""The tasks that show a fault."""
+
+
+def fault_of(task: str) -> str:
+    """The fault whose loss is looked for on a task."""
+    return next(kind for kind, tasks in AIMS.items() if task in tasks)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A fault and how much of it there is, from 0 to 1."""
+
+    kind: str
+    share: float
+
+
+def compiled(name: str, probe: bool, kind: str | None) -> Callable[..., Any]:
     """All runs of one call as one compiled program: (training states, words of environments, kinds
-    of probes, shares of flips) -> episodes ended [runs, updates], their returns summed, and the
-    critic at -1, 0 and 1 (zeros on CartPole)."""
+    of probes, shares of the fault) -> episodes ended [runs, updates], their returns summed, and
+    the critic at -1, 0 and 1 (zeros on CartPole). `kind`: the fault that is planted."""
     task = PROBE_TASKS[-1] if probe else CARTPOLE
     setup = config(name, task)
 
-    def whole(ts: Any, word: Any, kind: Any, share: Any) -> Any:
-        algo = setup.algorithm
-        if planted:
-            algo = dataclasses.replace(algo, method=Flipped(algo.method, share))
+    def whole(ts: Any, word: Any, which: Any, share: Any) -> Any:
+        algo = setup.algorithm if kind is None else FAULTS[kind](setup.algorithm, share)
         env = (
-            DeviceEnv(AnyProbe(kind), setup.num_envs)
+            DeviceEnv(AnyProbe(which), setup.num_envs)
             if probe
             else envs.make(setup.env, setup.num_envs)
         )
@@ -185,9 +224,9 @@ def compiled(name: str, probe: bool, planted: bool) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=4)
-def program(name: str, probe: bool, planted: bool) -> Callable[..., Any]:
+def program(name: str, probe: bool, kind: str | None) -> Callable[..., Any]:
     """`compiled`, kept: it is compiled once for every number of runs."""
-    return compiled(name, probe, planted)
+    return compiled(name, probe, kind)
 
 
 def first_state(setup: Config[Any, Any], seed: int) -> tuple[Any, np.uint32]:
@@ -200,7 +239,7 @@ def first_state(setup: Config[Any, Any], seed: int) -> tuple[Any, np.uint32]:
 
 
 def raw(
-    name: str, tasks: Sequence[str], seeds: Sequence[int], share: float | None = None
+    name: str, tasks: Sequence[str], seeds: Sequence[int], planted: Planted | None = None
 ) -> tuple[Any, Any, Any]:
     """What `compiled` gives for every task and seed, tasks outer, seeds inner: one call. Either all
     tasks are probes or the one task is CartPole."""
@@ -208,14 +247,14 @@ def raw(
     setup = config(name, tasks[0])
     states, words = zip(*(first_state(setup, s) for s in seeds), strict=True)
     many = jax.tree.map(lambda *x: jnp.stack(list(x) * len(tasks)), *states)
-    kinds = [PROBE_TASKS.index(t) if probe else 0 for t in tasks for _ in seeds]
-    shares = jnp.full(len(kinds), share or 0.0)
-    run = program(name, probe, share is not None)
-    return jax.device_get(run(many, jnp.asarray(words * len(tasks)), jnp.asarray(kinds), shares))
+    which = [PROBE_TASKS.index(t) if probe else 0 for t in tasks for _ in seeds]
+    shares = jnp.full(len(which), planted.share if planted else 0.0)
+    run = program(name, probe, planted.kind if planted else None)
+    return jax.device_get(run(many, jnp.asarray(words * len(tasks)), jnp.asarray(which), shares))
 
 
 def score(
-    name: str, tasks: Sequence[str], seeds: Sequence[int], share: float | None = None
+    name: str, tasks: Sequence[str], seeds: Sequence[int], planted: Planted | None = None
 ) -> dict[str, np.ndarray]:
     """Task -> score of every seed's run, [seeds]; more is better, NaN where no episode ended.
 
@@ -225,7 +264,7 @@ def score(
     """
     ended, total, said = (
         np.asarray(x, float).reshape(len(tasks), len(seeds), -1)
-        for x in raw(name, tasks, seeds, share)
+        for x in raw(name, tasks, seeds, planted)
     )
     out = {}
     for i, task in enumerate(tasks):
