@@ -17,6 +17,9 @@ from surefoot import (
     ValueFit,
     evaluate,
 )
+from surefoot.envs import make
+from surefoot.evaluate import play
+from surefoot.normalize import RunningStats
 
 SMALL = dict(num_envs=4, num_steps=16)
 
@@ -171,6 +174,24 @@ def test_evaluation_on_device_counts_the_same_way():
 def test_evaluation_uses_the_mode_or_samples():
     agent = Agent("trpo", "CartPole-v1", num_envs=2, num_steps=32)
     assert evaluate(agent, 8).returns != evaluate(agent, 8, deterministic=False).returns
+
+
+def test_evaluation_is_of_the_policy_as_it_is():
+    """By hand: the most likely actions, statistics that stay, environments of the seed."""
+    env, seed = make("CartPole-v1", 6, 3), 3
+    policy, _ = Networks(hidden=(8,), head_gain=1.0).init(env.spec, 0)
+    spread = 50 * np.float32([0.04, 1.2, 0.02, 1.8])
+    frozen = RunningStats(np.float32(50), np.float32([0.1, -0.2, 0.05, 0.3]), spread)
+    returns, lengths, _ = play("CartPole-v1", policy, frozen, 6, seed, True)
+    raw, live, counted = env.reset(seed), np.ones(6, bool), np.zeros(6, int)
+    while live.any():
+        obs = (raw - frozen.mean) / np.sqrt(np.asarray(frozen.var) + 1e-8)
+        step = env.step(np.argmax(np.asarray(policy(obs.astype(np.float32)).logits), axis=-1))
+        counted += live & step.mask
+        live &= ~(step.terminated | step.truncated)
+        raw = step.obs
+    assert lengths == counted.tolist() and returns == lengths and len(set(lengths)) > 2
+    env.close()
 
 
 class Broken(gymnasium.Env):

@@ -281,7 +281,9 @@ def test_a_refusing_disk_leaves_nothing_under_the_name(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_agents_come_back_as_they_were(tmp_path):
-    agent = Agent("trpo", "jax:CartPole-v1", num_envs=4, num_steps=16, seed=3).learn(128)
+    options = {"num_envs": 4, "num_steps": 16, "seed": 3, "preset": "none"}
+    agent = Agent("trpo", "jax:CartPole-v1", **options).learn(128)
+    assert float(agent.state.obs_stats.count) == 128 and agent.recent
     agent.save(tmp_path / "saved")
     again = Agent.load(tmp_path / "saved")
     for a, b in zip(
