@@ -1,9 +1,11 @@
 """Plant a bug in a copy of the tree, run the test that is said to catch it, and expect it to fail.
 
-    python tests/planted.py            # all of them, some minutes
+    python tests/planted.py            # all of them, half an hour
     python tests/planted.py spo mdpo   # those with a word in their name
+    python tests/planted.py --table    # the list as `PLANTED.md` has it, planting nothing
 
 `PLANTED.md` shows the list; `test_planted.py` holds that every edit still fits the source.
+`COMMON` names the faults that are common in such libraries; a bug that is one says which.
 """
 
 from __future__ import annotations
@@ -19,6 +21,76 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 
 
+COMMON = {
+    "advantage and return": (
+        "gamma and lambda swapped",
+        "off-by-one in the next value",
+        "bootstrap at termination",
+        "no bootstrap at truncation",
+        "bootstrap from the reset observation",
+        "done mask shifted by one",
+        "lambda recursion not cut at episode end",
+        "returns without value added back",
+        "normalisation over the wrong axis",
+        "normalisation before the sum",
+        "value clip uses new values",
+        "last row of rollout dropped",
+        "garbage row of next-step mode kept",
+    ),
+    "distribution": (
+        "log-probability not summed over action dims",
+        "tanh correction missing",
+        "std used as variance",
+        "entropy sign",
+        "old log-prob recomputed with new params",
+        "clipped action used for the ratio",
+        "KL direction reversed",
+        "KL of one state only",
+        "mean of KL replaced by KL of means",
+        "std shared gradient stopped",
+        "sample with the wrong key",
+        "same key for all envs",
+        "key not advanced between updates",
+    ),
+    "trust region": (
+        "damping lost",
+        "damping added twice",
+        "Fisher of the wrong batch",
+        "CG one iteration",
+        "CG residual not updated",
+        "step size without the factor 2",
+        "bound compared with reversed sign",
+        "line search accepts without improvement",
+        "line search on surrogate of old params",
+        "roll-back forgets the value net",
+        "roll-back forgets the optimizer",
+        "projection applied to the mean only",
+        "projection not differentiated",
+        "FixPO fix-up loop ends one state early",
+        "MCPO memory holds aliases of the current params",
+        "certificate computed on the minibatch",
+    ),
+    "optimisation": (
+        "minibatches with replacement",
+        "permutation fixed across epochs",
+        "gradient clip after the step",
+        "learning-rate schedule by update instead of step",
+        "Adam epsilon 1e-2",
+        "value coefficient ignored",
+    ),
+    "normaliser and I/O": (
+        "statistics updated at evaluation",
+        "statistics not restored",
+        "observation clip before normalising",
+        "reward scale by instantaneous std",
+        "frame count doubled by frame skip",
+        "evaluation uses sampled actions where mode is stated",
+        "seed ignored by evaluation env",
+    ),
+}
+"""Faults that are common in libraries like this one, by what they spoil."""
+
+
 class Bug(NamedTuple):
     """An edit of one place of one file, and a test that it makes fail."""
 
@@ -27,6 +99,8 @@ class Bug(NamedTuple):
     right: str
     wrong: str
     test: str
+    common: str = ""
+    """Which of `COMMON` it is."""
 
 
 LOSSES = "test_first_order.py::test_losses_and_gradients"
@@ -46,6 +120,13 @@ QUEUE = "test_mcpo.py::test_06_the_memory_is_a_queue"
 TIES = "test_mcpo.py::test_07_beta_is_one_of_two_numbers"
 CONTEXT = "test_mcpo.py::test_15_the_context_and_its_beginning[gaussian]"
 VIRTUAL = "test_virtual_region.py::test_the_pull_the_blend_and_the_write_by_hand[gaussian]"
+GAE = "test_advantages.py::test_gae_is_the_sum_of_its_errors[0.99-0.95]"
+ENDS = "test_advantages.py::test_nothing_crosses_an_end"
+BATCH = "test_advantages.py::test_the_batch[none-False]"
+TRPO = "test_methods.py::test_trpo_step[categorical]"
+ADAM = "test_sgd.py::test_adam_with_clipped_gradient[False-0.5]"
+ORDER = "test_sgd.py::test_every_epoch_is_a_permutation[64]"
+EVALUATED = "test_agent.py::test_evaluation_is_of_the_policy_as_it_is"
 HANDED = "test_virtual_region.py::test_the_batch_and_the_key_are_handed_on_as_they_are"
 
 BUGS = (
@@ -55,6 +136,7 @@ BUGS = (
         "divergence: Divergence = KLOldNew()",
         "divergence: Divergence = __import__('surefoot').KLNewOld()",
         f"{LOSSES}[ppo_kl-gaussian]",
+        "KL direction reversed",
     ),
     Bug(
         "ppo_kl: the rule sees one state",
@@ -62,6 +144,7 @@ BUGS = (
         "d = batch.mean(self.divergence(policy(batch.obs), batch))",
         "d = self.divergence(policy(batch.obs), batch)[0]",
         BETA,
+        "KL of one state only",
     ),
     Bug(
         "ppo_kl: the rule sees a minibatch",
@@ -76,6 +159,7 @@ BUGS = (
         "jnp.where(kl < self.low * target, beta / self.down, beta)",
         "jnp.where(kl > self.low * target, beta / self.down, beta)",
         RULES,
+        "bound compared with reversed sign",
     ),
     Bug(
         "mdpo: KL direction reversed",
@@ -83,6 +167,7 @@ BUGS = (
         "KLNewOld()(new, batch)",
         "batch.old.kl(new)",
         f"{LOSSES}[mdpo-gaussian]",
+        "KL direction reversed",
     ),
     Bug(
         "mdpo: the step size grows instead of falling",
@@ -160,6 +245,7 @@ BUGS = (
         "carry = jax.tree.map(lambda a, b: jnp.where(halted, b, a), moved, carry)",
         "carry = (jnp.where(halted, carry[0], moved[0]), moved[1])",
         STOPS,
+        "roll-back forgets the optimizer",
     ),
     Bug(
         "espo: the same minibatch every step",
@@ -230,6 +316,7 @@ BUGS = (
         "old.kl(DiagGaussian(old.mean, new.log_std))",
         "old.kl(DiagGaussian(old.mean, jax.lax.stop_gradient(new.log_std)))",
         VMPO,
+        "std shared gradient stopped",
     ),
     Bug(
         "vmpo: the KL's parts are not decoupled",
@@ -251,6 +338,7 @@ BUGS = (
         "jnp.exp(-old.log_std)",
         "jnp.exp(-2 * old.log_std)",
         BOUNDS,
+        "std used as variance",
     ),
     Bug(
         "trgppo: one state's bounds for all",
@@ -301,6 +389,7 @@ BUGS = (
         "alpha * psi.kl(counted(new, batch))",
         "alpha * counted(new, batch).kl(psi)",
         MCPO_SLOPES,
+        "KL direction reversed",
     ),
     Bug(
         "mcpo: KL of the old region reversed",
@@ -308,6 +397,7 @@ BUGS = (
         "(1 - alpha) * KLOldNew()(new, batch)",
         "(1 - alpha) * counted(new, batch).kl(batch.old)",
         f"{MCPO_STEPS}[constant-categorical]",
+        "KL direction reversed",
     ),
     Bug(
         "mcpo: penalty without beta",
@@ -448,6 +538,7 @@ BUGS = (
         "theta.dist.kl(psi.dist),",
         "psi.dist.kl(theta.dist),",
         CONTEXT,
+        "KL direction reversed",
     ),
     Bug(
         "memory: context with the value of theta for psi's",
@@ -469,6 +560,7 @@ BUGS = (
         "kl = other(mb.obs).kl(counted(p(mb.obs), mb))",
         "kl = counted(p(mb.obs), mb).kl(other(mb.obs))",
         VIRTUAL,
+        "KL direction reversed",
     ),
     Bug(
         "virtual region: the outer penalty is dropped",
@@ -484,7 +576,430 @@ BUGS = (
         "inner = self.inner.init(policy, own)",
         HANDED,
     ),
+    Bug(
+        "gae: gamma and lambda swapped",
+        "advantages.py",
+        "delta = reward + gamma * jnp.where(terminated, 0, next_value) - value",
+        "delta = reward + lam * jnp.where(terminated, 0, next_value) - value",
+        GAE,
+        "gamma and lambda swapped",
+    ),
+    Bug(
+        "gae: the next value is that of the row after it",
+        "advantages.py",
+        "return values[:-1], values[1:]\n",
+        "return values[:-1], jnp.roll(values, -2, axis=0)[:-1]\n",
+        "test_advantages.py::test_the_true_successor[False]",
+        "off-by-one in the next value",
+    ),
+    Bug(
+        "gae: an end bootstraps",
+        "advantages.py",
+        "gamma * jnp.where(terminated, 0, next_value)",
+        "gamma * next_value",
+        ENDS,
+        "bootstrap at termination",
+    ),
+    Bug(
+        "gae: a cut does not bootstrap",
+        "advantages.py",
+        "jnp.where(terminated, 0, next_value) - value",
+        "jnp.where(terminated | truncated, 0, next_value) - value",
+        ENDS,
+        "no bootstrap at truncation",
+    ),
+    Bug(
+        "gae: the successor of a cut is the reset observation",
+        "advantages.py",
+        "return values[:-1], jnp.where(ended, value(rollout.final_obs), values[1:])",
+        "return values[:-1], values[1:]",
+        "test_advantages.py::test_the_true_successor[True]",
+        "bootstrap from the reset observation",
+    ),
+    Bug(
+        "gae: ends a row late",
+        "advantages.py",
+        "(1 - (terminated | truncated).astype(value.dtype))",
+        "(1 - jnp.roll(terminated | truncated, 1, axis=0).astype(value.dtype))",
+        ENDS,
+        "done mask shifted by one",
+    ),
+    Bug(
+        "gae: the sum crosses an end",
+        "advantages.py",
+        "rate = gamma * lam * (1 - (terminated | truncated).astype(value.dtype))",
+        "rate = gamma * lam * jnp.ones_like(value)",
+        ENDS,
+        "lambda recursion not cut at episode end",
+    ),
+    Bug(
+        "gae: the target without the value",
+        "advantages.py",
+        "value_target=flat(advantage + now)",
+        "value_target=flat(advantage)",
+        BATCH,
+        "returns without value added back",
+    ),
+    Bug(
+        "gae: standardised environment by environment",
+        "advantages.py",
+        "advantage=flat(advantage),",
+        "advantage=flat(\n                (advantage - advantage.mean(0, keepdims=True))"
+        " / advantage.std(0, keepdims=True)\n            ),",
+        "test_advantages.py::test_the_batch[batch-False]",
+        "normalisation over the wrong axis",
+    ),
+    Bug(
+        "gae: standardised before the value is added",
+        "advantages.py",
+        "value_target=flat(advantage + now)",
+        "value_target=flat((advantage - advantage.mean()) / advantage.std() + now)",
+        BATCH,
+        "normalisation before the sum",
+    ),
+    Bug(
+        "gae: the last row is left out",
+        "advantages.py",
+        "mask=flat(rollout.mask),",
+        "mask=flat(rollout.mask.at[-1].set(False)),",
+        BATCH,
+        "last row of rollout dropped",
+    ),
+    Bug(
+        "collection: rows that are only resets count",
+        "rollouts/host.py",
+        "                    step.mask,\n",
+        "                    True,\n",
+        "test_episode_ends.py::test_host_suites_equal_the_closed_form[8-in process-mixed]",
+        "garbage row of next-step mode kept",
+    ),
+    Bug(
+        "value: clipped round the new value",
+        "value.py",
+        "near = batch.value + jnp.clip(value - batch.value, -clip, clip)",
+        "near = value + jnp.clip(value - batch.value, -clip, clip)",
+        "test_value.py::test_value_loss_is_half_the_mean_square_and_clips_pessimistically",
+        "value clip uses new values",
+    ),
+    Bug(
+        "value: the coefficient is ignored",
+        "value.py",
+        "return self.coef * value_loss(",
+        "return value_loss(",
+        "test_value.py::test_the_shared_critic_pays_through_the_penalty",
+        "value coefficient ignored",
+    ),
+    Bug(
+        "value: the sign of the entropy bonus",
+        "value.py",
+        "return -self.coef * batch.mean(",
+        "return self.coef * batch.mean(",
+        "test_value.py::test_entropy_bonus_and_its_gradient[categorical]",
+        "entropy sign",
+    ),
+    Bug(
+        "gaussian: log-density is a mean over actions",
+        "distributions.py",
+        "-jnp.sum(0.5 * z**2 + self.log_std + 0.5",
+        "-jnp.mean(0.5 * z**2 + self.log_std + 0.5",
+        "test_distributions.py::test_log_prob_and_entropy",
+        "log-probability not summed over action dims",
+    ),
+    Bug(
+        "gaussian: sigma used as a variance",
+        "distributions.py",
+        "z = (action - self.mean) * jnp.exp(-self.log_std)",
+        "z = (action - self.mean) * jnp.exp(-0.5 * self.log_std)",
+        "test_distributions.py::test_log_prob_and_entropy",
+        "std used as variance",
+    ),
+    Bug(
+        "gaussian: a sigma shared by all states has no gradient",
+        "networks.py",
+        "isinstance(self.std, Linear) else jnp.broadcast_to(self.std, mean.shape)",
+        "isinstance(self.std, Linear)"
+        " else jax.lax.stop_gradient(jnp.broadcast_to(self.std, mean.shape))",
+        "test_methods.py::test_losses_and_gradients[gaussian]",
+        "std shared gradient stopped",
+    ),
+    Bug(
+        "ratio: the old log-probability is the new policy's",
+        "surrogates.py",
+        "return jnp.where(batch.mask, new.log_prob(batch.action) - batch.log_prob, 0)",
+        "old = jax.lax.stop_gradient(new.log_prob(batch.action))\n"
+        "    return jnp.where(batch.mask, new.log_prob(batch.action) - old, 0)",
+        "test_surrogates.py::test_ratio_and_importance",
+        "old log-prob recomputed with new params",
+    ),
+    Bug(
+        "collection: the clipped action is kept",
+        "rollouts/host.py",
+        "self.action[t] = action",
+        "self.action[t] = np.clip(action, -1, 1)",
+        "test_rollouts.py::test_host_rollouts_are_what_the_policy_did[Pendulum-v1]",
+        "clipped action used for the ratio",
+    ),
+    Bug(
+        "ppo_kl: the rule sees the KL of mean distributions",
+        "methods/ppo_kl.py",
+        "d = batch.mean(self.divergence(policy(batch.obs), batch))",
+        "middle = lambda d: jax.tree.map(lambda x: jnp.mean(x, 0), d)\n"
+        "        d = middle(batch.old).kl(middle(policy(batch.obs)))",
+        BETA,
+        "mean of KL replaced by KL of means",
+    ),
+    Bug(
+        "collection: actions drawn with the environment's key",
+        "rollouts/device.py",
+        ".sample(k_act)",
+        ".sample(k_env)",
+        "test_rollouts.py::test_device_rollouts_are_what_the_policy_did",
+        "sample with the wrong key",
+    ),
+    Bug(
+        "device environments: one key for all",
+        "envs/device.py",
+        "jax.random.split(key, self.spec.num_envs)",
+        "jnp.stack([key] * self.spec.num_envs)",
+        "test_envs_device.py::test_environments_begin_apart_and_begin_again_apart",
+        "same key for all envs",
+    ),
+    Bug(
+        "learn: the key stays",
+        "train.py",
+        "return_trace=trace,\n        key=key,",
+        "return_trace=trace,\n        key=ts.key,",
+        "test_learn.py::test_updates_are_repeatable_and_keys_move_on",
+        "key not advanced between updates",
+    ),
+    Bug(
+        "trpo: damping lost",
+        "methods/trpo.py",
+        "F = damped(gauss_newton(policy, batch), self.cg_damping)",
+        "F = gauss_newton(policy, batch)",
+        TRPO,
+        "damping lost",
+    ),
+    Bug(
+        "trpo: damping added twice",
+        "methods/trpo.py",
+        "F = damped(gauss_newton(policy, batch), self.cg_damping)",
+        "F = damped(damped(gauss_newton(policy, batch), self.cg_damping), self.cg_damping)",
+        TRPO,
+        "damping added twice",
+    ),
+    Bug(
+        "trpo: Fisher of a few rows",
+        "methods/trpo.py",
+        "damped(gauss_newton(policy, batch), self.cg_damping)",
+        "damped(gauss_newton(policy, batch.take(jnp.arange(6))), self.cg_damping)",
+        TRPO,
+        "Fisher of the wrong batch",
+    ),
+    Bug(
+        "trpo: one iteration of conjugate gradient",
+        "methods/trpo.py",
+        "conjugate_gradient(F, g, self.cg_iters)",
+        "conjugate_gradient(F, g, 1)",
+        TRPO,
+        "CG one iteration",
+    ),
+    Bug(
+        "trpo: the step without its factor 2",
+        "methods/trpo.py",
+        "jnp.sqrt(2 * self.max_kl / ",
+        "jnp.sqrt(self.max_kl / ",
+        TRPO,
+        "step size without the factor 2",
+    ),
+    Bug(
+        "trpo: what is outside is taken",
+        "methods/trpo.py",
+        "& within(KL(p), self.max_kl)",
+        "& ~within(KL(p), self.max_kl)",
+        TRPO,
+        "bound compared with reversed sign",
+    ),
+    Bug(
+        "trpo: no gain is asked for",
+        "methods/trpo.py",
+        "(gain > 0)\n                & (gain >= self.min_gain_ratio * scale * slope)\n"
+        "                & within(",
+        "within(",
+        "test_conformance.py::test_zero_advantage_moves_nothing[trpo-categorical]",
+        "line search accepts without improvement",
+    ),
+    Bug(
+        "trpo: the gain is that of the old parameters",
+        "methods/trpo.py",
+        "gain = L(p) - L_old",
+        "gain = L(policy) - L_old",
+        TRPO,
+        "line search on surrogate of old params",
+    ),
+    Bug(
+        "conjugate gradient: the residual stays",
+        "curvature.py",
+        "x, r = tree_add(x, alpha, p), tree_add(r, -alpha, Ap)",
+        "x = tree_add(x, alpha, p)",
+        "test_curvature.py::test_conjugate_gradient_equals_a_dense_solve[1.0]",
+        "CG residual not updated",
+    ),
+    Bug(
+        "learn: a critic that is not finite stays",
+        "train.py",
+        "critic, value_state = tree_where(fitted, (critic, value_state), "
+        "(ts.critic, ts.value_state))",
+        "value_state = tree_where(fitted, value_state, ts.value_state)",
+        "test_learn.py::test_nan_rewards_leave_policy_and_critic_as_they_were[trpo]",
+        "roll-back forgets the value net",
+    ),
+    Bug(
+        "learn: the optimiser of a policy that is undone stays",
+        "train.py",
+        "policy, method_state = tree_where(sound, (policy, method_state), "
+        "(ts.policy, ts.method_state))",
+        "policy = tree_where(sound, policy, ts.policy)",
+        "test_learn.py::test_nan_rewards_leave_policy_and_critic_as_they_were[ppo shared]",
+        "roll-back forgets the optimizer",
+    ),
+    Bug(
+        "projection: of the mean alone",
+        "projection.py",
+        "return metric.project_cov(metric.project_mean(new, old, mean_bound), old, cov_bound)",
+        "return metric.project_mean(new, old, mean_bound)",
+        "test_projection.py::test_golden_gaussians[KLMetric()]",
+        "projection applied to the mean only",
+    ),
+    Bug(
+        "projection: not differentiated",
+        "projection.py",
+        "return metric.project_cov(metric.project_mean(new, old, mean_bound), old, cov_bound)",
+        "near = metric.project_mean(new, old, mean_bound)\n"
+        "    return jax.lax.stop_gradient(metric.project_cov(near, old, cov_bound))",
+        "test_projection.py::test_gradients_are_central_differences['diagonal'-KLMetric()]",
+        "projection not differentiated",
+    ),
+    Bug(
+        "repair: the last state is not looked at",
+        "repair.py",
+        "(jnp.arange(chunks * size) < total)",
+        "(jnp.arange(chunks * size) < total - 1)",
+        "test_repair.py::test_rows_that_fill_the_last_chunk_do_not_count",
+        "FixPO fix-up loop ends one state early",
+    ),
+    Bug(
+        "memory: every place holds the newest",
+        "memory.py",
+        "return Store(put(self.head, head), put(self.tail, tail), born, pushes)",
+        "return Store(\n            jnp.broadcast_to(head, self.head.shape),"
+        " put(self.tail, tail), born, pushes\n        )",
+        QUEUE,
+        "MCPO memory holds aliases of the current params",
+    ),
+    Bug(
+        "certificate: of the first rows",
+        "certificate.py",
+        "exact = verifier.measured(promise, joined(batch, *actors), to_json(config))",
+        'part = batch["mask"] & (np.arange(len(batch["mask"])) < 3)[:, None]\n'
+        '        some = {**batch, "mask": part}\n'
+        "        exact = verifier.measured(promise, joined(some, *actors), to_json(config))",
+        "test_certificate.py::test_what_a_line_says",
+        "certificate computed on the minibatch",
+    ),
+    Bug(
+        "shuffles: rows drawn with replacement",
+        "sgd.py",
+        "bits = jax.random.bits(key, (epochs, rows), jnp.uint32)",
+        "return jax.random.randint(key, (epochs, rows), 0, rows, jnp.int32)\n"
+        "    bits = jax.random.bits(key, (epochs, rows), jnp.uint32)",
+        ORDER,
+        "minibatches with replacement",
+    ),
+    Bug(
+        "shuffles: one order for all epochs",
+        "sgd.py",
+        "bits = jax.random.bits(key, (epochs, rows), jnp.uint32)",
+        "bits = jnp.tile(jax.random.bits(key, (1, rows), jnp.uint32), (epochs, 1))",
+        ORDER,
+        "permutation fixed across epochs",
+    ),
+    Bug(
+        "sgd: clipped after Adam",
+        "sgd.py",
+        "return optax.chain(clip, optax.scale_by_adam(eps=self.adam_eps))",
+        "return optax.chain(optax.scale_by_adam(eps=self.adam_eps), clip)",
+        ADAM,
+        "gradient clip after the step",
+    ),
+    Bug(
+        "sgd: Adam's epsilon is 0.01",
+        "sgd.py",
+        "optax.scale_by_adam(eps=self.adam_eps)",
+        "optax.scale_by_adam(eps=1e-2)",
+        ADAM,
+        "Adam epsilon 1e-2",
+    ),
+    Bug(
+        "evaluation: statistics move",
+        "evaluate.py",
+        "        normalize(raw, obs)\n        noise = None",
+        "        from surefoot.normalize import host_moments\n\n"
+        "        stats = stats.merge(host_moments(raw, np.ones(n, bool)))\n"
+        "        HostNormalizer(stats)(raw, obs)\n        noise = None",
+        EVALUATED,
+        "statistics updated at evaluation",
+    ),
+    Bug(
+        "evaluation: actions are drawn",
+        "evaluate.py",
+        "noise = None if deterministic else _noise(rng, env.spec)",
+        "noise = _noise(rng, env.spec)",
+        EVALUATED,
+        "evaluation uses sampled actions where mode is stated",
+    ),
+    Bug(
+        "evaluation: the seed is ignored",
+        "evaluate.py",
+        "raw = np.asarray(env.reset(seed), np.float64)",
+        "raw = np.asarray(env.reset(0), np.float64)",
+        EVALUATED,
+        "seed ignored by evaluation env",
+    ),
+    Bug(
+        "load: statistics begin anew",
+        "agent.py",
+        "ts = checkpoint.tree_from_arrays(fresh_state(config, spec), arrays, str(path))",
+        "fresh = fresh_state(config, spec)\n"
+        "        ts = checkpoint.tree_from_arrays(fresh, arrays, str(path))\n"
+        "        ts = dataclasses.replace(ts, obs_stats=fresh.obs_stats)",
+        "test_checkpoint.py::test_agents_come_back_as_they_were",
+        "statistics not restored",
+    ),
+    Bug(
+        "normalize: clipped before, not after",
+        "normalize.py",
+        "return jnp.clip((x - shift) * jnp.broadcast_to(inv, x.shape), -OBS_CLIP, OBS_CLIP)",
+        "x = jnp.clip(x, -OBS_CLIP, OBS_CLIP)\n"
+        "        return (x - shift) * jnp.broadcast_to(inv, x.shape)",
+        "test_normalize.py::test_host_and_device_normalise_alike[500]",
+        "observation clip before normalising",
+    ),
+    Bug(
+        "rewards: scaled by the deviation of this rollout's rewards",
+        "rewards.py",
+        "jnp.clip(reward / jnp.sqrt(stats.var + VAR_EPS), -REWARD_CLIP, REWARD_CLIP)",
+        "jnp.clip(reward / jnp.std(reward), -REWARD_CLIP, REWARD_CLIP)",
+        "test_learn.py::test_rewards_are_scaled_by_the_running_return",
+        "reward scale by instantaneous std",
+    ),
 )
+
+
+def table() -> str:
+    """The list as a table."""
+    head = ["| bug | common fault | test that failed |", "|---|---|---|"]
+    return "\n".join([*head, *(f"| {b.name} | {b.common} | `{b.test}` |" for b in BUGS)]) + "\n"
 
 
 def passes(copy: Path, test: str) -> bool:
@@ -499,6 +1014,9 @@ def passes(copy: Path, test: str) -> bool:
 
 def main(words: list[str]) -> int:
     """Every bug with one of the words in its name; the number of those that were not caught."""
+    if words == ["--table"]:
+        print(table(), end="")
+        return 0
     chosen = [b for b in BUGS if not words or any(w in b.name for w in words)]
     missed = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -17,9 +17,26 @@ def test_it_can_still_be_planted(bug):
     assert source.count(bug.right) == 1 and bug.wrong != bug.right
     file, name, _ = re.fullmatch(r"(\w+\.py)::(\w+)(\[.+\])?", bug.test).groups()
     assert f"def {name}(" in (HERE / file).read_text()
-    row = f"| {bug.name} | `{bug.test}` |"
-    assert row in (HERE / "PLANTED.md").read_text(), row
+
+
+def test_the_list_is_that_of_the_page():
+    page = (HERE / "PLANTED.md").read_text()
+    assert page.endswith(planted.table()), "end it with what python tests/planted.py --table prints"
 
 
 def test_there_are_enough_and_no_two_alike():
     assert len({b.name for b in planted.BUGS}) == len(planted.BUGS) >= 20
+    edits = {(b.file, b.right, b.wrong) for b in planted.BUGS}
+    assert len(edits) == len(planted.BUGS)
+
+
+def test_the_faults_that_are_common_are_planted():
+    """All but three: nothing here squashes actions, skips frames, or has a schedule by steps."""
+    common = [fault for faults in planted.COMMON.values() for fault in faults]
+    here = {b.common for b in planted.BUGS} - {""}
+    assert len(set(common)) == len(common) and here <= set(common) and len(here) >= 20
+    assert set(common) - here == {
+        "tanh correction missing",
+        "frame count doubled by frame skip",
+        "learning-rate schedule by update instead of step",
+    }
