@@ -52,10 +52,13 @@ def closest(distance_new, distance_old, start: np.ndarray, bound: float) -> np.n
         distance_new,
         start,
         method="SLSQP",
+        jac="3-point",
         constraints=[limit],
         options={"ftol": 1e-13, "maxiter": 500},
     )
-    assert found.success, found.message
+    # 8: rounding lets the line search get no lower, which depends on the processor; whoever
+    # compares judges how near that is.
+    assert found.success or found.status == 8, found.message
     return found.x
 
 
