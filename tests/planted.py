@@ -1,6 +1,6 @@
 """Plant a bug in a copy of the tree, run the test that is said to catch it, and expect it to fail.
 
-    python tests/planted.py            # all of them, half an hour
+    python tests/planted.py            # all of them, a quarter of an hour
     python tests/planted.py spo mdpo   # those with a word in their name
     python tests/planted.py --table    # the list as `PLANTED.md` has it, planting nothing
 
